@@ -1,0 +1,288 @@
+"""`tropescan scan` on real shards, good and bad, in processes of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from tests.conftest import EVIL, PLAIN, SAMPLE, contents, sample_documents, write_shard
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+FAST = ("--depth", "fast", "--workers", "2")
+
+
+def select(db: Path, sql: str) -> list[tuple[Any, ...]]:
+    with duckdb.connect(str(db), read_only=True) as c:
+        return c.execute(sql).fetchall()
+
+
+def test_the_sample_corpus_at_full_depth(tmp_path: Path, tropescan: Run) -> None:
+    db = tmp_path / "x.duckdb"
+    done = tropescan("scan", SAMPLE, "--db", db, "--json")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert summary["scanned"] == summary["shards"] == 6 and summary["documents"] == len(sample_documents())
+    assert select(db, "SELECT sum(documents), sum(characters) FROM shards") == [
+        (len(sample_documents()), sum(len(d["text"]) for d in sample_documents()))
+    ]
+    shares = dict(select(db, "SELECT split_part(path, '/', -1), prevalence FROM prevalence"))
+    assert shares["stories.parquet"] > 5 * shares["howto.parquet"] and shares["stories.parquet"] > 0.1
+    again = tropescan("scan", SAMPLE, "--db", db, "--json")
+    assert json.loads(again.stdout)["done_before"] == 6 and json.loads(again.stdout)["documents"] == 0
+    text = next(
+        d["text"]
+        for d in sample_documents()
+        if d["id"] == select(db, "SELECT id FROM documents ORDER BY score DESC NULLS LAST LIMIT 1")[0][0]
+    )
+    strongest = tropescan("passages", "--db", db, "--top", 1, "--json")
+    assert json.loads(strongest.stdout)["text"] in text
+
+
+def test_every_format_and_worker_count_stores_the_same(tmp_path: Path, tropescan: Run) -> None:
+    documents = sample_documents()[:150]
+    (tmp_path / "in").mkdir()
+    pq.write_table(pa.Table.from_pylist(documents), tmp_path / "in" / "a.parquet", row_group_size=40)
+    lines = "\n".join(json.dumps({k: d[k] for k in ("id", "text", "url")}) for d in documents)
+    (tmp_path / "in" / "b.jsonl").write_text(lines)
+    for workers in (1, 2, 3):
+        done = tropescan(
+            "scan", tmp_path / "in", "--db", tmp_path / f"{workers}.duckdb", "--depth", "fast", "--workers", workers
+        )
+        assert done.returncode == 0, done.stderr
+    assert contents(tmp_path / "1.duckdb") == contents(tmp_path / "2.duckdb") == contents(tmp_path / "3.duckdb")
+    columns = "row, id, url, domain, characters, passages, fast_score, score, intensity, frame, admirable, audited"
+    parts = [
+        select(
+            tmp_path / "1.duckdb",
+            f"SELECT {columns} FROM documents JOIN files USING (shard) WHERE path LIKE '%{end}' ORDER BY row",
+        )
+        for end in ("parquet", "jsonl")
+    ]
+    assert parts[0] == parts[1] and len(parts[0]) > 50
+
+
+def test_bad_shards_cost_only_themselves(tmp_path: Path, tropescan: Run) -> None:
+    corpus, db = tmp_path / "corpus", tmp_path / "x.duckdb"
+    corpus.mkdir()
+    good = write_shard(corpus / "good.parquet", [EVIL, PLAIN, None, ""]).read_bytes()
+    (corpus / "cut.parquet").write_bytes(good[:-20])
+    (corpus / "words.parquet").write_text("words")
+    pq.write_table(pa.table({"body": [EVIL]}), corpus / "nocolumn.parquet")
+    pq.write_table(pa.table({"text": [1, 2]}), corpus / "numbers.parquet")
+    pq.write_table(pa.table({"text": pa.array([], pa.string())}), corpus / "empty.parquet")
+    (corpus / "lines.jsonl").write_text('{"text": "fine"}\n{broken\n')
+    done = tropescan("scan", corpus, "--db", db, *FAST)
+    assert done.returncode == 20 and "Traceback" not in done.stderr
+    kinds = dict(select(db, "SELECT split_part(path, '/', -1), kind FROM shards WHERE status = 'failed'"))
+    assert kinds == {
+        "cut.parquet": "DamagedShard",
+        "words.parquet": "NotAShard",
+        "nocolumn.parquet": "MissingColumn",
+        "numbers.parquet": "WrongColumnType",
+    }
+    assert select(db, "SELECT documents, null_documents FROM shards WHERE path LIKE '%good.parquet'") == [(4, 1)]
+    assert select(db, "SELECT documents, status FROM shards WHERE path LIKE '%empty.parquet'") == [(0, "done")]
+    assert select(db, "SELECT bad_lines, documents FROM shards WHERE path LIKE '%lines.jsonl'") == [(1, 1)]
+    told = tropescan("status", "--db", db)
+    assert "7 shards = 3 done + 0 partial + 4 failed + 0 pending" in told.stdout and "its columns: body" in told.stdout
+    assert tropescan("scan", corpus, "--db", db, *FAST).returncode == 20  # left out, and still told
+    write_shard(corpus / "cut.parquet", [PLAIN])
+    shutil.copy(corpus / "good.parquet", corpus / "words.parquet")
+    (corpus / "nocolumn.parquet").unlink()
+    mended = tropescan("scan", corpus, "--db", db, *FAST)
+    assert mended.returncode == 25 and "same bytes" in mended.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "code"),
+    [("a.parquet", b"words", 21), ("a.jsonl.gz", b"words", 22), ("a.jsonl", b'{"body": "x"}\n', 24)],
+)
+def test_one_kind_of_failure_has_its_own_exit_code(
+    tmp_path: Path, tropescan: Run, name: str, content: bytes, code: int
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    done = tropescan("scan", tmp_path / name, "--db", tmp_path / "x.duckdb", *FAST)
+    assert done.returncode == code and name in done.stderr and "Traceback" not in done.stderr
+
+
+def test_an_unreadable_file_is_recorded_and_tried_again_on_demand(tmp_path: Path, tropescan: Run) -> None:
+    path, db = tmp_path / "a.parquet", tmp_path / "x.duckdb"
+    path.symlink_to("/proc/self/mem")  # opens, also for root, and fails to be read
+    write_shard(tmp_path / "b.parquet", [EVIL])
+    done = tropescan("scan", tmp_path, "--db", db, *FAST)
+    assert done.returncode in (21, 22, 23) and "a.parquet" in done.stderr and "Traceback" not in done.stderr
+    path.unlink()
+    path.symlink_to(tmp_path / "vanished")
+    gone = tropescan("scan", tmp_path, "--db", db, *FAST, "--retry-failed")
+    assert gone.returncode == 23 and "No such file" in gone.stderr
+    path.unlink()
+    shutil.copy(write_shard(tmp_path / "c.parquet", [PLAIN]), path)
+    (tmp_path / "c.parquet").unlink()
+    again = tropescan("scan", tmp_path, "--db", db, *FAST, "--retry-failed")
+    assert again.returncode == 0, again.stderr
+    assert select(db, "SELECT status, count(*) FROM shards GROUP BY ALL") == [("done", 2)]
+
+
+def test_changed_moved_and_doubled_shards(tmp_path: Path, tropescan: Run) -> None:
+    db = tmp_path / "x.duckdb"
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+    a = write_shard(tmp_path / "one" / "a.parquet", [EVIL, PLAIN])
+    assert tropescan("scan", tmp_path / "one", "--db", db, *FAST).returncode == 0
+    os.utime(a, (1, 1))  # touched, not changed
+    assert json.loads(tropescan("scan", a, "--db", db, *FAST, "--json").stdout)["documents"] == 0
+    a.rename(tmp_path / "two" / "b.parquet")
+    moved = json.loads(tropescan("scan", tmp_path / "two", "--db", db, *FAST, "--json").stdout)
+    assert moved["documents"] == 0 and [Path(p).name for (p,) in select(db, "SELECT path FROM shards")] == ["b.parquet"]
+    shutil.copy(tmp_path / "two" / "b.parquet", tmp_path / "two" / "c.parquet")
+    doubled = json.loads(tropescan("scan", tmp_path / "two", "--db", db, *FAST, "--json").stdout)
+    assert list(doubled["duplicates"].values()) == [str(tmp_path / "two" / "b.parquet")]
+    assert select(db, "SELECT sum(documents) FROM shards") == [(2,)]
+    write_shard(tmp_path / "two" / "b.parquet", [PLAIN, PLAIN, PLAIN])
+    assert json.loads(tropescan("scan", tmp_path / "two", "--db", db, *FAST, "--json").stdout)["documents"] in (3, 5)
+    assert select(db, "SELECT split_part(path, '/', -1), documents FROM shards ORDER BY path") == [
+        ("b.parquet", 3),
+        ("c.parquet", 2),
+    ]
+
+
+def test_a_limit_leaves_shards_partial_until_the_whole_scan(tmp_path: Path, tropescan: Run) -> None:
+    db = tmp_path / "x.duckdb"
+    write_shard(tmp_path / "a.parquet", [EVIL] * 50, row_group_size=10)
+    write_shard(tmp_path / "b.parquet", [EVIL] * 5)
+    assert json.loads(tropescan("scan", tmp_path, "--db", db, *FAST, "--limit", 20, "--json").stdout)["documents"] == 25
+    assert select(db, "SELECT status, documents, rows FROM shards ORDER BY path") == [
+        ("partial", 20, 50),
+        ("done", 5, 5),
+    ]
+    assert json.loads(tropescan("scan", tmp_path, "--db", db, *FAST, "--limit", 20, "--json").stdout)["documents"] == 0
+    table = tropescan("prevalence", "--db", db)
+    assert "1 of 2 shards" in table.stdout
+    assert json.loads(tropescan("scan", tmp_path, "--db", db, *FAST, "--json").stdout)["documents"] == 50
+    assert select(db, "SELECT status, documents, count(*) OVER () FROM shards ORDER BY path") == [
+        ("done", 50, 2),
+        ("done", 5, 2),
+    ]
+
+
+def test_a_full_disk_is_told_and_the_run_goes_on_later(tmp_path: Path, tropescan: Run) -> None:
+    db = tmp_path / "x.duckdb"
+    for i in range(30):
+        write_shard(tmp_path / f"{i:02}.parquet", [f"{i} {EVIL} {n}" for n in range(400)])
+
+    def small() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_500_000, 1_500_000))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    full = tropescan("scan", tmp_path, "--db", db, *FAST, preexec_fn=small)
+    assert full.returncode == 43 and "no space left" in full.stderr and "Traceback" not in full.stderr
+    assert tropescan("scan", tmp_path, "--db", db, *FAST).returncode == 0
+    assert tropescan("scan", tmp_path, "--db", tmp_path / "undisturbed.duckdb", *FAST).returncode == 0
+    assert contents(db) == contents(tmp_path / "undisturbed.duckdb")
+
+
+def children(pid: int) -> list[int]:
+    """The worker processes of a scan."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1]) == pid:
+                found.append(int(entry.name))
+        except (OSError, IndexError):
+            continue
+    return [c for c in found if "spawn_main" in Path(f"/proc/{c}/cmdline").read_text()]
+
+
+def test_a_worker_that_is_killed_twice_costs_its_unit(tmp_path: Path, tropescan: Run) -> None:
+    db = tmp_path / "x.duckdb"
+    for i in range(4):
+        write_shard(tmp_path / f"{i}.parquet", [f"{i} {EVIL}"])
+    with open(tmp_path / "pipe.jsonl", "wb") as huge:  # large enough to be at it when it is killed
+        for n in range(400_000):
+            huge.write(json.dumps({"text": f"{n} {EVIL}"}).encode() + b"\n")
+    command = [
+        sys.executable,
+        "-m",
+        "tropescan",
+        "scan",
+        str(tmp_path),
+        "--db",
+        str(db),
+        "--depth",
+        "fast",
+        "--workers",
+        "2",
+    ]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as scan:
+        killed: set[int] = set()
+        while scan.poll() is None and len(killed) < 12:
+            for child in children(scan.pid):
+                # the one that reads the large file
+                try:
+                    if child not in killed and any(
+                        os.readlink(f).endswith("pipe.jsonl") for f in Path(f"/proc/{child}/fd").iterdir()
+                    ):
+                        os.kill(child, signal.SIGKILL)
+                        killed.add(child)
+                except OSError:
+                    continue
+            time.sleep(0.02)
+        _, told = scan.communicate(timeout=120)
+    assert scan.returncode == 26 and "died twice (signal 9)" in told and "Traceback" not in told
+    assert select(db, "SELECT status, kind, count(*) FROM shards GROUP BY ALL ORDER BY 1") == [
+        ("done", None, 4),
+        ("failed", "WorkerDied", 1),
+    ]
+
+
+@pytest.mark.parametrize("signals", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_in_one_line_and_no_process_stays(tmp_path: Path, tropescan: Run, signals: int) -> None:
+    for i in range(200):
+        write_shard(tmp_path / f"{i:03}.parquet", [f"{i} {EVIL} {n}" for n in range(500)])
+    command = [
+        sys.executable,
+        "-m",
+        "tropescan",
+        "scan",
+        str(tmp_path),
+        "--db",
+        str(tmp_path / "x.duckdb"),
+        "--depth",
+        "fast",
+        "--workers",
+        "2",
+    ]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as scan:
+        while len(workers := children(scan.pid)) < 2 or not (tmp_path / "x.duckdb").exists():
+            time.sleep(0.02)
+        time.sleep(0.6)
+        os.killpg(scan.pid, signals) if signals == signal.SIGINT else scan.send_signal(signals)
+        _, told = scan.communicate(timeout=60)
+    assert scan.returncode == 130 and "interrupted" in told and "Traceback" not in told
+    deadline = time.monotonic() + 5
+    while any(Path(f"/proc/{w}").exists() for w in workers) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(Path(f"/proc/{w}").exists() for w in workers)
+
+
+def test_progress_is_plain_lines_without_a_terminal(tmp_path: Path, tropescan: Run) -> None:
+    with open(tmp_path / "a.jsonl", "wb") as large:
+        for n in range(250_000):
+            large.write(json.dumps({"text": f"{n} {EVIL}"}).encode() + b"\n")
+    done = tropescan("scan", tmp_path, "--db", tmp_path / "x.duckdb", "--depth", "fast", "--workers", "1")
+    lines = [line for line in done.stderr.splitlines() if "shards" in line]
+    assert lines and "flagged" in lines[0] and "left" in lines[0] and "\x1b" not in done.stderr

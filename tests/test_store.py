@@ -1,0 +1,148 @@
+"""Commits are exact, other processes can query between them, and a database that cannot be used is told in a line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pytest
+
+from tests.conftest import EVIL, PLAIN, contents, write_shard
+from tropescan import persistence, shards
+from tropescan.errors import QueryError, StoreError, StoreLocked, WrongSchema
+from tropescan.parts import Part, scan_unit
+from tropescan.scanner import Scanner
+from tropescan.shards import Columns, File, Plan
+from tropescan.store import Store
+
+MODEL = persistence.load("evil-ai")
+KEY = MODEL.key("fast")
+SCANNER = Scanner(depth="fast", audit=0.0)
+
+
+@pytest.fixture
+def shard(tmp_path: Path) -> tuple[File, Plan, Part]:
+    file = shards.find(
+        [
+            write_shard(
+                tmp_path / "a.parquet",
+                [EVIL, PLAIN, None, EVIL + PLAIN],
+                url=["https://www.a.example/x", "b", None, ""],
+            )
+        ]
+    )[0]
+    plan = shards.plan(file, Columns())
+    return file, plan, scan_unit(SCANNER, file, Columns(), plan.units[0])
+
+
+def filled(path: Path, shard: tuple[File, Plan, Part]) -> Store:
+    file, plan, part = shard
+    store = Store(path, wait=1.0)
+    store.register_model(MODEL, "fast")
+    store.register("s1", KEY, file, plan, 0.0)
+    store.commit([("s1", KEY, plan.units[0], part)])
+    return store
+
+
+def test_a_part_survives_the_pipe(shard: tuple[File, Plan, Part]) -> None:
+    part = shard[2]
+    back = Part.from_buffers(*part.to_buffers())
+    assert (
+        back.counters == part.counters and back.documents.equals(part.documents) and back.passages.equals(part.passages)
+    )
+    assert part.counters["rows"] == 4 and part.counters["gated_documents"] == 2 and part.counters["null_documents"] == 1
+    assert part.documents["domain"].to_pylist() == ["a.example", None]
+
+
+def test_a_repeated_commit_changes_nothing(tmp_path: Path, shard: tuple[File, Plan, Part]) -> None:
+    store = filled(tmp_path / "x.duckdb", shard)
+    before = contents(store.path)
+    file, plan, part = shard
+    store.commit([("s1", KEY, plan.units[0], part)] * 2)
+    store.register("s1", KEY, file, plan, 0.0)
+    assert contents(store.path) == before
+    assert len(before["documents"]) == 2
+
+
+def test_changed_content_replaces_the_old_rows(tmp_path: Path, shard: tuple[File, Plan, Part]) -> None:
+    store = filled(tmp_path / "x.duckdb", shard)
+    store.register("s2", KEY, shard[0], shard[1], 0.0)
+    assert store.rows("SELECT shard, status FROM shards") == [{"shard": "s2", "status": "pending"}]
+    assert not contents(store.path)["documents"] and not contents(store.path)["units"]
+
+
+def test_a_failing_commit_leaves_no_trace(tmp_path: Path, shard: tuple[File, Plan, Part]) -> None:
+    store = filled(tmp_path / "x.duckdb", shard)
+    before = contents(store.path)
+    _, plan, part = shard
+    store.register("s3", KEY, File("/elsewhere.parquet", 1, "t"), plan, 0.0)
+    broken = Part(counters=part.counters, documents=part.documents, passages=pa.table({"no_such_column": [1]}))
+    with pytest.raises(StoreError):
+        store.commit([("s3", KEY, plan.units[0], broken)])
+    assert contents(store.path)["documents"] == before["documents"]
+
+
+def test_views_agree_with_tables_and_null_is_not_zero(tmp_path: Path, shard: tuple[File, Plan, Part]) -> None:
+    store = filled(tmp_path / "x.duckdb", shard)
+    store.register("s4", KEY, File("/pending.parquet", 1, "t"), shard[1], 0.0)
+    rows = store.rows("SELECT * FROM prevalence ORDER BY path DESC")
+    assert rows[0]["documents"] == 4 and rows[0]["flagged_documents"] == len(store.rows("SELECT * FROM flagged"))
+    assert (
+        rows[0]["prevalence"] == rows[0]["flagged_documents"] / 4
+        and rows[0]["prevalence_low"] < rows[0]["prevalence"] < rows[0]["prevalence_high"]
+    )
+    assert rows[1]["status"] == "pending" and rows[1]["prevalence"] is None and rows[1]["prevalence_high"] is None
+    assert sum(r["documents"] for r in store.rows("SELECT * FROM histograms")) == 2
+    assert {r["domain"] for r in store.rows("SELECT * FROM domains")} == {"a.example", None}
+
+
+def test_another_process_queries_between_commits(tmp_path: Path, shard: tuple[File, Plan, Part]) -> None:
+    store = filled(tmp_path / "x.duckdb", shard)
+    code = f"import duckdb; print(duckdb.connect({str(store.path)!r}, read_only=True).execute('SELECT count(*) FROM documents').fetchone()[0])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "2\n"
+
+
+def test_a_held_database_is_waited_for_then_its_holder_named(tmp_path: Path, shard: tuple[File, Plan, Part]) -> None:
+    store = filled(tmp_path / "x.duckdb", shard)
+    code = f"import duckdb, sys, time; c = duckdb.connect({str(store.path)!r}); print('held', flush=True); time.sleep(float(sys.argv[1]))"
+    with subprocess.Popen([sys.executable, "-c", code, "60"], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout and holder.stdout.readline() == "held\n"
+        begun = time.monotonic()
+        with pytest.raises(StoreLocked, match=f"PID {holder.pid}"):
+            store.rows("SELECT 1")
+        assert 1.0 <= time.monotonic() - begun < 10
+        holder.kill()
+    with subprocess.Popen([sys.executable, "-c", code, "1.5"], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout and holder.stdout.readline() == "held\n"
+        assert Store(store.path, wait=30).rows("SELECT 1 AS one") == [{"one": 1}]
+
+
+def test_other_databases_are_refused(tmp_path: Path, shard: tuple[File, Plan, Part]) -> None:
+    duckdb.connect(str(tmp_path / "other.duckdb")).execute("CREATE TABLE t (i INT)").close()
+    with pytest.raises(WrongSchema, match="not of tropescan"):
+        Store(tmp_path / "other.duckdb").register_model(MODEL, "fast")
+    (tmp_path / "words.duckdb").write_text("these are words, and no database " * 1000)
+    with pytest.raises(WrongSchema, match="not a DuckDB database"):
+        Store(tmp_path / "words.duckdb").rows("SELECT 1")
+    store = filled(tmp_path / "old.duckdb", shard)
+    duckdb.connect(str(store.path)).execute("UPDATE tropescan SET schema_version = 99").close()
+    with pytest.raises(WrongSchema, match="schema version 99"):
+        store.rows("SELECT 1")
+    with pytest.raises(StoreError, match="no database"):
+        Store(tmp_path / "nothing.duckdb").rows("SELECT 1")
+
+
+@pytest.mark.parametrize(
+    "sql",
+    ["SELECT nothing FROM documents", "SELEC", "DELETE FROM documents", "DROP TABLE units", "CREATE TABLE t (i INT)"],
+)
+def test_queries_only_read(tmp_path: Path, shard: tuple[File, Plan, Part], sql: str) -> None:
+    store = filled(tmp_path / "x.duckdb", shard)
+    before = contents(store.path)
+    with pytest.raises(QueryError):
+        store.query(sql)
+    assert contents(store.path) == before

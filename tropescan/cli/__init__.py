@@ -1,0 +1,31 @@
+"""The command line: one verb to one module, one error to one line. Nothing heavy is imported before a verb is chosen."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+from tropescan.cli.arguments import parser
+from tropescan.errors import TropescanError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command; returns its exit code (tropescan/errors.py lists them)."""
+    given = parser().parse_args(arguments)
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        return int(given.verb(given))
+    except TropescanError as error:
+        print(f"tropescan: {error}", file=sys.stderr)
+        return error.code
+    except KeyboardInterrupt:
+        print("tropescan: interrupted; what was committed stays, the same command goes on from there", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output is gone, as in `tropescan query ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _terminated(_signal: int, _frame: object) -> None:
+    raise KeyboardInterrupt

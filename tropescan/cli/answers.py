@@ -1,0 +1,134 @@
+"""tropescan status, prevalence, passages and query: questions to a database."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import orjson
+
+from tropescan.prevalence import measure
+from tropescan.report import console, passage_text, prevalence_note, prevalence_table, rows_table, short_names
+from tropescan.schema import COUNTERS
+from tropescan.store import Store
+
+
+def status(given: argparse.Namespace) -> int:
+    """Counts by model that add up, and every shard that is not done."""
+    store = Store(given.db, given.wait)
+    counters = ", ".join(
+        f"sum({'documents' if c == 'rows' else c})::BIGINT AS {'documents' if c == 'rows' else c}" for c in COUNTERS
+    )
+    states = ", ".join(f"count(*) FILTER (status = '{s}') AS {s}" for s in ("done", "partial", "failed", "pending"))
+    totals = store.rows(
+        f"SELECT model, count(*) AS shards, {states}, {counters}, sum(seconds) AS worker_seconds FROM shards GROUP BY model ORDER BY model"
+    )
+    left = store.rows(
+        "SELECT model, path, status, documents, rows, kind, error FROM shards WHERE status <> 'done' ORDER BY model, path"
+    )
+    twins = store.rows(
+        "SELECT model, count(*) AS documents FROM documents JOIN "
+        "(SELECT shard, model, id FROM documents WHERE id IS NOT NULL GROUP BY ALL HAVING count(*) > 1) USING (shard, model, id) GROUP BY model"
+    )
+    if given.json:
+        print(orjson.dumps({"models": totals, "not_done": left, "duplicate_ids": twins}).decode())
+        return 0
+    out = console()
+    for t in totals:
+        out.print(
+            f"{t['model']}: {t['shards']} shards = {t['done']} done + {t['partial']} partial + {t['failed']} failed + {t['pending']} pending",
+            markup=False,
+        )
+        for name in ("documents", *[c for c in COUNTERS if c != "rows"]):
+            out.print(f"  {name.replace('_', ' ')}: {t[name]:,}", markup=False)
+    for t in twins:
+        out.print(
+            f"{t['model']}: {t['documents']} kept documents share an id with another of their shard; they are told apart by row",
+            markup=False,
+        )
+    for s in left:
+        of = "" if s["rows"] is None else f" of {s['rows']:,}"
+        out.print(
+            f"{s['status']}: {s['path']} ({s['documents']:,}{of} documents read) {s['error'] or ''}",
+            markup=False,
+            soft_wrap=True,
+        )
+    return 0
+
+
+def prevalence(given: argparse.Namespace) -> int:
+    """The prevalence table."""
+    found = measure(Store(given.db, given.wait), given.model, given.threshold)
+    if given.json:
+        print(orjson.dumps(asdict(found)).decode())
+    elif given.csv:
+        rows = [asdict(r) for r in [*found.shards, found.total]]
+        _csv(list(rows[0]), [list(r.values()) for r in rows])
+    else:
+        out = console()
+        out.print(prevalence_table(found, short_names([r.path or "" for r in found.shards])))
+        out.print(prevalence_note(found), markup=False)
+    return 0
+
+
+def passages(given: argparse.Namespace) -> int:
+    """The strongest passages with their text, which is read from the shards and never stored."""
+    from tropescan.shards import Columns, File, rows
+
+    store = Store(given.db, given.wait)
+    model = store.model(given.model)
+    floor = model["threshold"] if given.threshold is None else given.threshold
+    found = store.rows(
+        "SELECT f.path, f.bytes, f.tag, p.row, d.id, d.url, p.start_char, p.end_char, p.score, p.intensity, p.frame, p.admirable "
+        "FROM passages p JOIN documents d USING (shard, model, row) JOIN files f USING (shard, model) "
+        "WHERE p.model = ? AND p.score >= ? AND p.audited IS NULL AND (? IS NULL OR ends_with(f.path, ?)) "
+        "ORDER BY p.score DESC, f.path, p.row, p.start_char LIMIT ?",
+        [model["model"], floor, given.shard, given.shard, given.top],
+    )
+    texts: dict[tuple[str, int], str] = {}
+    for path in {r["path"] for r in found}:
+        wanted = {r["row"] for r in found if r["path"] == path}
+        one = next(r for r in found if r["path"] == path)
+        for row, text in rows(File(path, one["bytes"], one["tag"]), Columns(given.text_column), wanted).items():
+            texts[path, row] = text
+    out = console()
+    names = short_names(sorted({r["path"] for r in found}))
+    for r in found:
+        text = texts.get((r["path"], r["row"]), "")[r["start_char"] : r["end_char"]]
+        if given.json:
+            print(orjson.dumps({k: v for k, v in r.items() if k not in ("bytes", "tag")} | {"text": text}).decode())
+            continue
+        out.print(f"[bold]{r['score']:.4f}[/]  intensity {r['intensity']:.1f}  {r['frame']}  ", end="")
+        out.print(
+            f"{names[r['path']]} row {r['row']} id {r['id']} characters {r['start_char']}-{r['end_char']}", markup=False
+        )
+        out.print(passage_text(text.strip()))
+        out.print()
+    if not found and not given.json:
+        out.print(f"no passage with a score of {floor:g} or more")
+    return 0
+
+
+def query(given: argparse.Namespace) -> int:
+    """The rows of one SELECT."""
+    table = Store(given.db, given.wait).query(given.sql)
+    names = table.column_names
+    rows = [list(r) for r in zip(*[c.to_pylist() for c in table.columns], strict=True)] if names else []
+    if given.json:
+        for row in rows:
+            print(orjson.dumps(dict(zip(names, row, strict=True)), default=str).decode())
+    elif given.csv:
+        _csv(names, rows)
+    else:
+        console().print(rows_table(names, rows))
+    return 0
+
+
+def _csv(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows(rows)

@@ -1,0 +1,187 @@
+"""The verbs and their options."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+from tropescan import __version__
+
+
+def _verb(module: str, name: str) -> Callable[[argparse.Namespace], int]:
+    def run(given: argparse.Namespace) -> int:
+        from importlib import import_module
+
+        handler: Callable[[argparse.Namespace], int] = getattr(import_module(f"tropescan.cli.{module}"), name)
+        return handler(given)
+
+    return run
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError("must not be negative")
+    return value
+
+
+def _fraction(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError("must lie between 0 and 1")
+    return value
+
+
+def parser() -> argparse.ArgumentParser:
+    """The parser of the whole command line."""
+    top = argparse.ArgumentParser(
+        prog="tropescan",
+        description="Find the passages of web-text shards that portray AI as evil, scheming or self-preserving; "
+        "write scores and per-shard prevalence to DuckDB.",
+    )
+    top.add_argument("--version", action="version", version=f"tropescan {__version__}")
+    verbs = top.add_subparsers(metavar="VERB", required=True)
+
+    def verb(name: str, module: str, text: str) -> argparse.ArgumentParser:
+        one = verbs.add_parser(name, help=text, description=text)
+        one.set_defaults(verb=_verb(module, name))
+        return one
+
+    scan = verb("scan", "scan", "Scan shards and commit their scores; run it again to go on where it stopped.")
+    scan.add_argument(
+        "path",
+        nargs="+",
+        metavar="PATH",
+        help="file, directory, glob, or URL of an fsspec filesystem (s3://, gs://, hf://, https://)",
+    )
+    _db(scan)
+    _model(scan)
+    scan.add_argument("--workers", type=_count, default=0, metavar="N", help="processes (default: one a core)")
+    scan.add_argument("--text-column", default="text", metavar="NAME", help="column or key of the text (default: text)")
+    scan.add_argument("--id-column", metavar="NAME", help="column or key of the id (default: id, where there is one)")
+    scan.add_argument(
+        "--url-column",
+        default="url",
+        metavar="NAME",
+        help="column or key of the URL, where there is one (default: url)",
+    )
+    scan.add_argument(
+        "--limit",
+        type=_count,
+        metavar="N",
+        help="look at the first N documents of each shard only; such shards stay 'partial'",
+    )
+    scan.add_argument(
+        "--audit",
+        type=_fraction,
+        metavar="SHARE",
+        help="share of what the tiers refuse that is scored all the same (default: the model's)",
+    )
+    scan.add_argument("--retry-failed", action="store_true", help="scan the shards that failed before once more")
+    scan.add_argument("--device", default="cpu", help="device of the encoder: cpu, cuda, mps (default: cpu)")
+    scan.add_argument("--json", action="store_true", help="print the summary as JSON; no progress")
+
+    status = verb("status", "answers", "What is scanned, what is left, what failed and why, with counts that add up.")
+    _db(status)
+    status.add_argument("--json", action="store_true", help="print as JSON")
+
+    prevalence = verb("prevalence", "answers", "How common the trope is, by shard and in total.")
+    _db(prevalence)
+    _which(prevalence)
+    form = prevalence.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print as JSON")
+    form.add_argument("--csv", action="store_true", help="print as CSV")
+
+    passages = verb("passages", "answers", "The strongest passages, read back from their shards.")
+    _db(passages)
+    _which(passages)
+    passages.add_argument("--top", type=_count, default=10, metavar="N", help="how many (default: 10)")
+    passages.add_argument("--shard", metavar="PATH", help="only of this shard (end of its path)")
+    passages.add_argument(
+        "--text-column", default="text", metavar="NAME", help="column or key of the text (default: text)"
+    )
+    passages.add_argument("--json", action="store_true", help="print as JSON Lines")
+
+    query = verb("query", "answers", "Run one read-only SQL query on the database.")
+    query.add_argument("sql", metavar="SQL", help="one SELECT; docs/queries.md has ten to begin with")
+    _db(query)
+    form = query.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print as JSON Lines")
+    form.add_argument("--csv", action="store_true", help="print as CSV")
+
+    explain = verb("explain", "explain", "The passages of one document with their scores and what fired the gate.")
+    explain.add_argument(
+        "text", nargs="?", metavar="TEXT|FILE", help="the text, or a file that holds it ('-': standard input)"
+    )
+    explain.add_argument("--doc", metavar="ID", help="a document of a scanned corpus, by id, or as PATH:ROW")
+    _db(explain, required=False)
+    _model(explain)
+    explain.add_argument(
+        "--text-column", default="text", metavar="NAME", help="column or key of the text (default: text)"
+    )
+    explain.add_argument("--json", action="store_true", help="print as JSON")
+
+    train = verb("train", "workshop", "Fit and calibrate a model folder on labelled passages.")
+    train.add_argument(
+        "--labels", nargs="+", required=True, metavar="FILE", help="labelled passages (JSON Lines, docs/labels.md)"
+    )
+    train.add_argument("--out", required=True, metavar="DIR", help="the model folder to write")
+    train.add_argument(
+        "--gate", metavar="FILE", help="the gate's terms (default: gate.txt of the folder, else of evil-ai)"
+    )
+    train.add_argument("--name", help="the model's name (default: the folder's)")
+    train.add_argument(
+        "--audit", type=_fraction, default=0.0002, metavar="SHARE", help="the model's audit share (default: 0.0002)"
+    )
+    train.add_argument("--json", action="store_true", help="print the reports as JSON")
+
+    evaluate = verb("evaluate", "workshop", "Measure a model on labelled passages.")
+    evaluate.add_argument("model", metavar="MODEL", help="name or folder")
+    evaluate.add_argument(
+        "--labels", nargs="+", required=True, metavar="FILE", help="labelled passages (JSON Lines, docs/labels.md)"
+    )
+    evaluate.add_argument("--depth", choices=("fast", "full"), default="full", help="default: full")
+    evaluate.add_argument("--json", action="store_true", help="print as JSON")
+    return top
+
+
+def _db(one: argparse.ArgumentParser, required: bool = True) -> None:
+    one.add_argument("--db", required=required, metavar="FILE", help="the DuckDB database")
+    one.add_argument(
+        "--wait",
+        type=float,
+        default=30.0,
+        metavar="SECONDS",
+        help="how long to wait for a database that another process holds (default: 30)",
+    )
+
+
+def _model(one: argparse.ArgumentParser) -> None:
+    one.add_argument(
+        "--model",
+        default="evil-ai",
+        metavar="NAME|DIR",
+        help="name of a shipped model or a model folder (default: evil-ai)",
+    )
+    one.add_argument(
+        "--depth",
+        choices=("fast", "full"),
+        default="full",
+        help="fast: gate and fast tier; full: the encoder too (default)",
+    )
+
+
+def _which(one: argparse.ArgumentParser) -> None:
+    one.add_argument(
+        "--model", metavar="KEY", help="the model, where several scanned into the database (default: the last)"
+    )
+    one.add_argument(
+        "--threshold", type=_fraction, metavar="SCORE", help="default: the model's; a new one needs no scan"
+    )
+
+
+def names(arguments: argparse.ArgumentParser) -> list[str]:
+    """The verbs, for the tests that hold the documentation against them."""
+    action: Any = next(a for a in arguments._actions if isinstance(a, argparse._SubParsersAction))
+    return list(action.choices)

@@ -1,0 +1,182 @@
+"""A part: what the scan of one unit leaves behind. Counters for every document, rows only for the documents and passages worth keeping."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tropescan.errors import ShardError
+from tropescan.scanner import Scanner
+from tropescan.schema import COUNTERS, DOCUMENTS, PASSAGES
+from tropescan.shards import Columns, File, Unit, read
+from tropescan.shards.lines import Batch
+
+_SLICE = 16 << 20  # bytes of text scanned at once where a batch holds more
+Tick = Callable[[dict[str, int]], None]
+
+
+@dataclass
+class Part:
+    """The counters of a unit (schema.COUNTERS), its kept documents and passages (schema.DOCUMENTS, PASSAGES), and how it ended.
+
+    `status` is 'done', 'limited' (a --limit ended it) or 'failed' (`kind` and `error` say why; what was read before is here). `seconds` is
+    the worker's wall time, `flagged` the documents at or above the model's default threshold.
+    """
+
+    counters: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTERS, 0))
+    documents: pa.Table = field(default_factory=DOCUMENTS.empty_table)
+    passages: pa.Table = field(default_factory=PASSAGES.empty_table)
+    status: str = "done"
+    kind: str | None = None
+    error: str | None = None
+    seconds: float = 0.0
+    flagged: int = 0
+
+    def to_buffers(self) -> list[bytes]:
+        """A JSON head and two Arrow IPC streams."""
+        head = {k: getattr(self, k) for k in ("counters", "status", "kind", "error", "seconds", "flagged")}
+        return [orjson.dumps(head), _to_ipc(self.documents), _to_ipc(self.passages)]
+
+    @classmethod
+    def from_buffers(cls, head: bytes, documents: bytes, passages: bytes) -> Part:
+        """The inverse of `to_buffers`."""
+        return cls(
+            documents=pa.ipc.open_stream(documents).read_all(),
+            passages=pa.ipc.open_stream(passages).read_all(),
+            **orjson.loads(head),
+        )
+
+
+def _to_ipc(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue())
+
+
+def scan_unit(
+    scanner: Scanner, file: File, columns: Columns, unit: Unit, limit: int | None = None, tick: Tick | None = None
+) -> Part:
+    """Scans one unit of a shard, to its end or to the shard's `limit`-th row. A shard that fails midway gives what was read before.
+
+    `tick`, if given, is called after every batch with the counters so far.
+    """
+    part, begun = Part(), perf_counter()
+    documents: list[pa.Table] = []
+    hits: list[pa.Table] = []
+    try:
+        for batch in read(file, columns, unit):
+            part.counters["bad_lines"] += batch.bad_lines
+            for piece in _pieces(batch):
+                if limit is not None and piece.first_row + len(piece.text) > limit:
+                    part.status = "limited"
+                    piece = _head(piece, max(0, limit - piece.first_row))
+                _add(part, piece, scanner, documents, hits)
+                if tick:
+                    tick(part.counters | {"flagged": part.flagged})
+                if part.status == "limited":
+                    break
+            if part.status == "limited":
+                break
+    except ShardError as error:
+        part.status, part.kind, part.error = "failed", type(error).__name__, str(error)
+    part.documents = pa.concat_tables(documents) if documents else part.documents
+    part.passages = pa.concat_tables(hits) if hits else part.passages
+    part.seconds = round(perf_counter() - begun, 3)
+    return part
+
+
+def _pieces(batch: Batch) -> list[Batch]:
+    """The batch in slices of at most _SLICE bytes of text, or of one document."""
+    if batch.text.nbytes <= _SLICE or len(batch.text) < 2:
+        return [batch]
+    half = len(batch.text) // 2
+    return _pieces(_head(batch, half)) + _pieces(_tail(batch, half))
+
+
+def _head(batch: Batch, n: int) -> Batch:
+    return _sliced(batch, slice(0, n))
+
+
+def _tail(batch: Batch, n: int) -> Batch:
+    return _sliced(batch, slice(n, len(batch.text)))
+
+
+def _sliced(batch: Batch, part: slice) -> Batch:
+    def cut(column: Any) -> Any:
+        return None if column is None else column[part]
+
+    return Batch(batch.first_row + part.start, batch.text[part], cut(batch.id), cut(batch.url), cut(batch.rows), 0)
+
+
+def _add(part: Part, batch: Batch, scanner: Scanner, documents: list[pa.Table], hits: list[pa.Table]) -> None:
+    scores = scanner.scan(pa.record_batch({"text": batch.text}))
+    column = {
+        name: scores[name].to_numpy()
+        for name in ("characters", "passages", "candidates", "encoded", "null_text", "repaired", "audited")
+    }
+    gated = column["candidates"] > 0
+    counted = {
+        "rows": len(gated),
+        "characters": column["characters"].sum(),
+        "passages": column["passages"].sum(),
+        "gated_documents": gated.sum(),
+        "gated_characters": column["characters"][gated].sum(),
+        "candidate_passages": column["candidates"].sum(),
+        "encoded_passages": column["encoded"].sum(),
+        "audited_documents": column["audited"].sum(),
+        "null_documents": column["null_text"].sum(),
+        "repaired_documents": column["repaired"].sum(),
+    }
+    for name, value in counted.items():
+        part.counters[name] += int(value)
+    part.flagged += int(np.count_nonzero(np.nan_to_num(scores["score"].to_numpy()) >= scanner.threshold))
+    keep = np.flatnonzero(gated | column["audited"])
+    if not len(keep):
+        return
+    row = batch.first_row + keep if batch.rows is None else batch.rows[keep]
+    kept = scores.take(keep)
+    url = _strings(batch.url, keep)
+    given = {
+        "row": pa.array(row, pa.int64()),
+        "id": pa.array(_strings(batch.id, keep), pa.string()),
+        "url": pa.array(url, pa.string()),
+        "domain": pa.array([_domain(u) for u in url], pa.string()),
+    }
+    documents.append(
+        pa.table(
+            [given.get(f.name, kept[f.name] if f.name in kept.column_names else None) for f in DOCUMENTS],
+            schema=DOCUMENTS,
+        )
+    )
+    lists = kept["hits"].combine_chunks()
+    struct = lists.flatten()
+    owner = pc.take(given["row"], pc.list_parent_indices(lists))
+    hits.append(pa.table([owner if f.name == "row" else struct.field(f.name) for f in PASSAGES], schema=PASSAGES))
+
+
+def _strings(column: pa.Array | None, keep: Any) -> list[str | None]:
+    if column is None:
+        return [None] * len(keep)
+    taken = column.take(pa.array(keep))
+    if pa.types.is_string(taken.type):
+        taken = taken.cast(pa.binary())  # not every writer checks its UTF-8
+    return [
+        v.decode("utf-8", "replace") if isinstance(v, bytes) else (None if v is None else str(v))
+        for v in taken.to_pylist()
+    ]
+
+
+def _domain(url: str | None) -> str | None:
+    try:
+        return (urlsplit(url).hostname or "").removeprefix("www.") or None if url else None
+    except ValueError:
+        return None

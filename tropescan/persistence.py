@@ -1,0 +1,148 @@
+"""Model folders: written whole, verified before use, fingerprinted. JSON, text and safetensors only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tropescan.errors import DamagedModel, ModelError
+from tropescan.schema import Floats
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+SCORING = ("config.json", "gate.txt", "fast.safetensors", "encoder.safetensors")
+"""The files that change a score, and hence the fingerprint. Thresholds and the model card lie beside them, outside it."""
+BESIDE = ("thresholds.json", "README.md")
+DEPTHS = ("fast", "full")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A verified model folder, read into memory."""
+
+    name: str
+    folder: Path
+    fingerprint: str
+    config: dict[str, Any]
+    thresholds: dict[str, Any]
+    gate: str
+    fast: dict[str, Any]
+    encoder: dict[str, Any]
+
+    def key(self, depth: str) -> str:
+        """What identifies the scores of this model at this depth in a database."""
+        return f"{self.name}-{self.fingerprint[:12]}-{depth}"
+
+
+def find(model: str | Path) -> Path:
+    """The folder of a model given by path or by name (a model that comes with tropescan). Raises ModelError."""
+    path = Path(model)
+    if path.is_dir():
+        return path
+    shipped = [Path(str(files("tropescan"))) / "models", Path(__file__).resolve().parent.parent / "models"]
+    if path.name == str(model):
+        for root in shipped:
+            if (root / path.name / MANIFEST).is_file():
+                return root / path.name
+    known = sorted({p.parent.name for root in shipped for p in root.glob(f"*/{MANIFEST}")})
+    raise ModelError(f"no model '{model}': give a model folder, or one of {', '.join(known) or '(none is installed)'}")
+
+
+def load(model: str | Path) -> Model:
+    """Reads a model folder and verifies every file in it against the manifest. Raises ModelError or DamagedModel."""
+    from safetensors.numpy import load as tensors
+
+    folder = find(model)
+    manifest = _json(folder, MANIFEST, (folder / MANIFEST).read_bytes() if (folder / MANIFEST).is_file() else b"")
+    if manifest.get("format") != FORMAT:
+        raise ModelError(f"{folder}: model format {manifest.get('format')!r}; this tropescan reads format {FORMAT}")
+    content = {}
+    for name in (*SCORING, *BESIDE):
+        entry = manifest.get("files", {}).get(name)
+        if entry is None:
+            raise DamagedModel(f"{folder / MANIFEST} does not list {name}: restore the folder, or train it again")
+        try:
+            content[name] = (folder / name).read_bytes()
+        except OSError as error:
+            raise DamagedModel(
+                f"{folder / name} cannot be read ({error.strerror}): restore the folder, or train it again"
+            ) from None
+        if hashlib.sha256(content[name]).hexdigest() != entry["sha256"]:
+            raise DamagedModel(
+                f"{folder / name} is not what the manifest says (sha256 differs): restore the folder, or train it again"
+            )
+    fingerprint = hashlib.sha256(
+        "".join(f"{n} {manifest['files'][n]['sha256']}\n" for n in SCORING).encode()
+    ).hexdigest()
+    return Model(
+        name=str(manifest["name"]),
+        folder=folder,
+        fingerprint=fingerprint,
+        config=_json(folder, "config.json", content["config.json"]),
+        thresholds=_json(folder, "thresholds.json", content["thresholds.json"]),
+        gate=content["gate.txt"].decode(),
+        fast=tensors(content["fast.safetensors"]),
+        encoder=tensors(content["encoder.safetensors"]),
+    )
+
+
+def _json(folder: Path, name: str, raw: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(raw)
+    except ValueError:
+        raise DamagedModel(f"{folder / name} is missing or is no JSON: restore the folder, or train it again") from None
+    if not isinstance(value, dict):
+        raise DamagedModel(f"{folder / name} holds no JSON object: restore the folder, or train it again")
+    return value
+
+
+def save(
+    folder: Path,
+    name: str,
+    *,
+    config: dict[str, Any],
+    thresholds: dict[str, Any],
+    gate: str,
+    fast: dict[str, Any],
+    encoder: dict[str, Floats],
+    card: str,
+) -> str:
+    """Writes a model folder, the manifest last, and returns its fingerprint. A folder without its manifest is no model."""
+    from safetensors.numpy import save as tensors
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MANIFEST).unlink(missing_ok=True)
+    content = {
+        "config.json": (json.dumps(config, indent=1, sort_keys=True) + "\n").encode(),
+        "thresholds.json": (json.dumps(thresholds, indent=1, sort_keys=True) + "\n").encode(),
+        "gate.txt": gate.encode(),
+        "fast.safetensors": tensors(_narrow(fast)),
+        "encoder.safetensors": tensors(_narrow(encoder)),
+        "README.md": card.encode(),
+    }
+    for file, raw in content.items():
+        _write(folder / file, raw)
+    listed = {f: {"sha256": hashlib.sha256(raw).hexdigest(), "bytes": len(raw)} for f, raw in content.items()}
+    manifest = {"format": FORMAT, "name": name, "files": listed}
+    _write(folder / MANIFEST, (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode())
+    return load(folder).fingerprint
+
+
+def _narrow(arrays: dict[str, Any]) -> dict[str, Any]:
+    return {k: arrays[k].astype(np.float32) if arrays[k].dtype == np.float64 else arrays[k] for k in sorted(arrays)}
+
+
+def _write(path: Path, raw: bytes) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    with open(temporary, "wb") as file:
+        file.write(raw)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)

@@ -1,0 +1,1 @@
+"""Hosts around a Scanner. They are peers and never import each other."""

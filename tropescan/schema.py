@@ -1,0 +1,145 @@
+"""The columns that pass between the stations, and the checks that a table has them."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tropescan.errors import WrongColumnType
+
+SCHEMA_VERSION = 1
+"""Version of the database tables; a database of another version is refused."""
+
+FACETS = ("self_preservation", "coercion", "deception", "escape", "power_seeking", "hostility")
+FRAMES = ("fiction", "reference", "report", "argument", "dialogue", "other")
+DECIMALS = 4
+"""Scores are rounded to this many decimals, so that they compare equal across hosts."""
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Bytes = npt.NDArray[np.uint8]
+
+_JUDGED = [
+    ("fast_score", pa.float64()),
+    ("score", pa.float64()),
+    ("intensity", pa.float64()),
+    ("frame", pa.string()),
+    ("admirable", pa.float64()),
+]
+
+PASSAGE = pa.struct(
+    [
+        ("passage", pa.int32()),
+        ("start_char", pa.int64()),
+        ("end_char", pa.int64()),
+        *_JUDGED,
+        *[(f, pa.float64()) for f in FACETS],
+        ("audited", pa.string()),
+        ("weight", pa.float64()),
+    ]
+)
+"""One scored passage. Spans are half-open, in characters (Unicode code points) of the document's text."""
+
+SCORES = pa.schema(
+    [
+        ("characters", pa.int64()),
+        ("passages", pa.int64()),
+        ("candidates", pa.int64()),
+        ("encoded", pa.int64()),
+        ("null_text", pa.bool_()),
+        ("repaired", pa.bool_()),
+        *_JUDGED,
+        ("audited", pa.bool_()),
+        ("hits", pa.list_(PASSAGE)),
+    ]
+)
+"""What `Scanner.scan` gives: one row a document. See docs/design.md for units."""
+
+DOCUMENTS = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("id", pa.string()),
+        ("url", pa.string()),
+        ("domain", pa.string()),
+        ("characters", pa.int64()),
+        ("passages", pa.int64()),
+        *_JUDGED,
+        ("audited", pa.bool_()),
+    ]
+)
+"""The `documents` table, less its key columns shard, model and unit."""
+
+PASSAGES = pa.schema([("row", pa.int64()), *[(f.name, f.type) for f in PASSAGE]])
+"""The `passages` table, less its key columns shard, model and unit."""
+
+COUNTERS = (
+    "rows",
+    "characters",
+    "passages",
+    "gated_documents",
+    "gated_characters",
+    "candidate_passages",
+    "encoded_passages",
+    "audited_documents",
+    "null_documents",
+    "repaired_documents",
+    "bad_lines",
+)
+"""What is counted in every unit of work; `characters` and `passages` cover all documents, gated or not."""
+
+BATCH = pa.schema([("row", pa.int64()), ("id", pa.string()), ("text", pa.string()), ("url", pa.string())])
+"""What the shard readers give (text and the others may also be large_string)."""
+
+
+def texts(column: pa.Array, name: str = "text") -> tuple[pa.Array, npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Any Arrow column that can hold text, as plain UTF-8.
+
+    Returns the column as string or large_string without nulls (null becomes empty) and without invalid UTF-8 (each bad
+    byte sequence becomes U+FFFD, as `bytes.decode("utf-8", "replace")` does), a mask of the rows that were null and a mask of the
+    rows that were repaired. Raises WrongColumnType for a column that holds no text.
+    """
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    kind = column.type
+    if pa.types.is_null(kind):
+        column = column.cast(pa.string())
+    elif pa.types.is_binary(kind) or pa.types.is_fixed_size_binary(kind):
+        column = column.cast(pa.binary()).view(pa.string())
+    elif pa.types.is_large_binary(kind):
+        column = column.view(pa.large_string())
+    elif kind in (pa.string_view(), pa.binary_view()):
+        column = column.cast(pa.large_binary()).view(pa.large_string())
+    elif not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        raise WrongColumnType(f"column '{name}' holds {kind}, not text: name the column of the text with --text-column")
+    null = np.zeros(len(column), dtype=bool)
+    if column.null_count:
+        null = column.is_null().to_numpy(zero_copy_only=False)
+        column = pc.fill_null(column, pa.scalar("", column.type))
+    repaired = np.zeros(len(column), dtype=bool)
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        column, repaired = _repair(column)
+    return column, null, repaired
+
+
+def _repair(column: pa.Array) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
+    raw = column.cast(pa.large_binary()).to_pylist()
+    fixed = [b.decode("utf-8", "replace").encode() for b in raw]
+    bad = np.array([a != b for a, b in zip(raw, fixed, strict=True)], dtype=bool)
+    return pa.array(fixed, pa.large_binary()).view(pa.large_string()), bad
+
+
+def buffers(column: pa.Array) -> tuple[Bytes, Ints]:
+    """The bytes of a string column and its n + 1 offsets into them (int64), without copying the bytes."""
+    wide = pa.types.is_large_string(column.type)
+    _, raw_offsets, raw_values = column.buffers()
+    if len(column) == 0 or raw_offsets is None:
+        return np.zeros(0, np.uint8), np.zeros(len(column) + 1, np.int64)
+    offsets = np.frombuffer(raw_offsets, dtype=np.int64 if wide else np.int32)[
+        column.offset : column.offset + len(column) + 1
+    ]
+    values = np.zeros(0, np.uint8) if raw_values is None else np.frombuffer(raw_values, dtype=np.uint8)
+    return values[offsets[0] : offsets[-1]], offsets.astype(np.int64) - int(offsets[0])

@@ -1,0 +1,114 @@
+"""Streams JSON Lines, plain, gzip or zstd, as document batches; a line that is no JSON object is counted and passed over."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import IO, Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+
+from tropescan.errors import DamagedShard, MissingColumn
+from tropescan.schema import Ints
+from tropescan.shards.files import File, open_file
+
+_BLOCK = 1 << 20
+_BATCH_BYTES, _BATCH_ROWS = 4 << 20, 1000
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Documents in a row: where they begin in the shard, their columns as Arrow arrays (id and url may be missing), and their physical rows
+    where those are not consecutive. `bad_lines` were passed over since the last batch."""
+
+    first_row: int
+    text: pa.Array
+    id: pa.Array | None
+    url: pa.Array | None
+    rows: Ints | None
+    bad_lines: int
+
+
+def read(file: File, text: str, id: str, url: str, id_required: bool) -> Iterator[Batch]:
+    """The documents of a JSON Lines shard; `row` is the number of the line from 0, empty and bad lines counted. Raises ShardError."""
+    pending: list[tuple[int, dict[str, Any]]] = []
+    size = bad = 0
+    seen: set[str] = set()
+    good = 0
+    for number, line in enumerate(_lines(file)):
+        if not line.strip():
+            continue
+        document = _parse(line, text)
+        if document is None:
+            bad += 1
+            continue
+        if not good or not {text, id} <= seen:
+            seen |= document.keys()
+        good += 1
+        pending.append((number, document))
+        size += len(line)
+        if size >= _BATCH_BYTES or len(pending) >= _BATCH_ROWS:
+            _require(file, seen, text, id, id_required)
+            yield _batch(pending, text, id, url, bad)
+            pending, size, bad = [], 0, 0
+    if good:
+        _require(file, seen, text, id, id_required)
+    if pending or bad:
+        yield _batch(pending, text, id, url, bad)
+
+
+def _parse(line: bytes, text: str) -> dict[str, Any] | None:
+    try:
+        document = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        try:  # orjson refuses invalid UTF-8; such a line is read as the scanner reads such a text
+            document = orjson.loads(line.decode("utf-8", "replace"))
+        except orjson.JSONDecodeError:
+            return None
+    if not isinstance(document, dict) or not isinstance(document.get(text), str | None):
+        return None
+    return document
+
+
+def _require(file: File, seen: set[str], text: str, id: str, id_required: bool) -> None:
+    for name, required in ((text, True), (id, id_required)):
+        if required and name not in seen:
+            raise MissingColumn(
+                f"{file.path} has no key '{name}'; its keys: {', '.join(sorted(seen)) or 'none'}: name the right one with --text-column or --id-column"
+            )
+
+
+def _batch(pending: list[tuple[int, dict[str, Any]]], text: str, id: str, url: str, bad: int) -> Batch:
+    def column(key: str) -> pa.Array:
+        values = [d.get(key) for _, d in pending]
+        return pa.array(
+            [v if v is None or isinstance(v, str) else orjson.dumps(v).decode() for v in values], pa.large_string()
+        )
+
+    numbers = np.array([n for n, _ in pending], np.int64)
+    return Batch(int(numbers[0]) if len(numbers) else 0, column(text), column(id), column(url), numbers, bad)
+
+
+def _lines(file: File) -> Iterator[bytes]:
+    codec = {"jsonl.gz": "gzip", "jsonl.zst": "zstd"}.get(file.format)
+    try:
+        with open_file(file.path) as raw, _decompressed(raw, codec) as stream:
+            rest: list[bytes] = []
+            while block := stream.read(_BLOCK):
+                first, *others = block.split(b"\n")
+                rest.append(first)
+                if others:
+                    yield b"".join(rest)
+                    yield from others[:-1]
+                    rest = [others[-1]]
+            if any(rest):
+                yield b"".join(rest)
+    except (pa.ArrowException, OSError, EOFError) as error:
+        reason = str(error).split("\n")[0][:200]
+        raise DamagedShard(f"{file.path} is truncated or damaged ({reason}): fetch it again") from None
+
+
+def _decompressed(raw: IO[bytes], codec: str | None) -> Any:
+    return pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), codec) if codec else raw
