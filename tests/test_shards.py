@@ -119,6 +119,14 @@ def test_bad_lines_are_counted_and_the_others_keep_their_numbers(tmp_path: Path)
     assert everything(file) == [(0, "a"), (5, "\ufffd"), (6, None), (7, "z")]
 
 
+def test_a_huge_line_is_a_batch_of_its_own(tmp_path: Path) -> None:
+    huge = "A long line \U0001f916. " * 1_000_000
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(json.dumps({"id": i, "text": t, "more": [1]}) for i, t in enumerate(["a", huge, "z"])))
+    assert everything(only(path)) == [(0, "a"), (1, huge), (2, "z")]
+    assert shards.rows(only(path), Columns(), {1}) == {1: huge}
+
+
 def test_missing_columns_list_those_there_are(tmp_path: Path) -> None:
     pq.write_table(pa.table({"body": [PLAIN], "title": ["t"]}), tmp_path / "a.parquet")
     (tmp_path / "b.jsonl").write_text('{"body": "x", "title": "t"}\n')

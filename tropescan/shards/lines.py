@@ -9,6 +9,7 @@ from typing import IO, Any
 import numpy as np
 import orjson
 import pyarrow as pa
+import pyarrow.json as pj
 
 from tropescan.errors import DamagedShard, MissingColumn
 from tropescan.schema import Ints
@@ -16,6 +17,7 @@ from tropescan.shards.files import File, open_file
 
 _BLOCK = 1 << 20
 _BATCH_BYTES, _BATCH_ROWS = 4 << 20, 1000
+_HUGE = 16 << 20  # bytes of a line
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,14 @@ def read(file: File, text: str, id: str, url: str, id_required: bool) -> Iterato
     seen: set[str] = set()
     good = 0
     for number, line in enumerate(_lines(file)):
+        if len(line) >= _HUGE and (alone := _huge(line, number, text, id, url)) is not None:
+            if pending or bad:
+                yield _batch(pending, text, id, url, bad)
+            pending, size, bad, good = [], 0, 0, good + 1
+            seen |= {text} if alone.id is None else {text, id}
+            line = b""
+            yield alone
+            continue
         if not line.strip():
             continue
         document = _parse(line, text)
@@ -57,6 +67,21 @@ def read(file: File, text: str, id: str, url: str, id_required: bool) -> Iterato
         _require(file, seen, text, id, id_required)
     if pending or bad:
         yield _batch(pending, text, id, url, bad)
+
+
+def _huge(line: bytes, number: int, text: str, id: str, url: str) -> Batch | None:
+    """A line too long to be made a Python string, which takes up to four bytes a character; None where it is not as it should be."""
+    options = pj.ParseOptions(explicit_schema=pa.schema([(text, pa.string())]), unexpected_field_behavior="infer")
+    try:
+        table = pj.read_json(
+            pa.BufferReader(line), pj.ReadOptions(use_threads=False, block_size=len(line) + 1), options
+        )
+    except pa.ArrowInvalid:
+        return None
+    if len(table) != 1 or table[text].null_count:
+        return None
+    given = {name: table[name].combine_chunks() for name in table.column_names}
+    return Batch(number, given[text], given.get(id), given.get(url), np.array([number], np.int64), 0)
 
 
 def _parse(line: bytes, text: str) -> dict[str, Any] | None:
@@ -100,9 +125,10 @@ def _lines(file: File) -> Iterator[bytes]:
                 first, *others = block.split(b"\n")
                 rest.append(first)
                 if others:
-                    yield b"".join(rest)
-                    yield from others[:-1]
-                    rest = [others[-1]]
+                    line, rest = b"".join(rest), [others.pop()]
+                    yield line
+                    del line  # may be long: not held while the next is gathered
+                    yield from others
             if any(rest):
                 yield b"".join(rest)
     except (pa.ArrowException, OSError, EOFError) as error:
