@@ -26,7 +26,11 @@ def test_shards_differ_and_positives_cover_facets_and_frames() -> None:
     labels = sample_labels().values()
     positives = [r for r in labels if r["intensity"] >= 3]
     by_shard = Counter(r["shard"] for r in positives)
-    assert len(list(SAMPLE.glob("*.parquet"))) == 6 and by_shard["howto.parquet"] == 0 and by_shard["stories.parquet"] == 30
+    assert (
+        len(list(SAMPLE.glob("*.parquet"))) == 6
+        and by_shard["howto.parquet"] == 0
+        and by_shard["stories.parquet"] == 30
+    )
     assert {f for r in positives for f in r["facets"]} == set(FACETS) and {r["frame"] for r in positives} == set(FRAMES)
     assert sum(r["intensity"] in (1, 2) for r in labels) > len(positives)
     assert any(r["admirable"] for r in positives) and any(r["admirable"] for r in labels if r["intensity"] == 2)

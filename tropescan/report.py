@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import IO, Any
 
 from rich.console import Console
@@ -19,7 +18,7 @@ from tropescan.prevalence import Prevalence, Row
 def console(file: IO[str] | None = None) -> Console:
     """The console to print to; a pipe or a file gets 160 columns, no colour and no control codes."""
     stream = file or sys.stdout
-    width = None if stream.isatty() else int(os.environ.get("COLUMNS", "160"))
+    width = None if stream.isatty() else 160
     return Console(file=stream, width=width, highlight=False, soft_wrap=False)
 
 
@@ -28,42 +27,34 @@ def share(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.2f} %"
 
 
-def prevalence_table(found: Prevalence, names: dict[str, str]) -> Table:
-    """The prevalence of every shard and in total. `names` gives what to print for each path."""
+def prevalence_table(found: Prevalence, names: dict[str, str], width: int = 160) -> Table:
+    """The prevalence of every shard and in total. `names` gives what to print for each path; a narrow terminal gets fewer columns."""
     table = Table(
         title=f"Prevalence by {found.model}, documents with score >= {found.threshold:g}", title_justify="left"
     )
-    table.add_column("shard", overflow="fold")
-    for column in (
-        "documents",
-        "through gate",
-        "flagged",
-        "prevalence",
-        "95 % interval",
-        "expected",
-        "passages",
-        "characters in them",
-    ):
+    table.add_column("shard", overflow="fold", min_width=min(24, max(map(len, names.values()), default=5)))
+    shown = [c for c in _COLUMNS if width >= _WIDE or c in _NARROW]
+    for column in shown:
         table.add_column(column, justify="right")
     table.add_column("status")
     for row in found.shards:
-        table.add_row(names.get(row.path or "", row.path or ""), *_cells(row), row.status)
+        table.add_row(names.get(row.path or "", row.path or ""), *[_COLUMNS[c](row) for c in shown], row.status)
     table.add_section()
-    table.add_row(f"all {len(found.shards)} shards", *_cells(found.total), "")
+    table.add_row(f"all {len(found.shards)} shards", *[_COLUMNS[c](found.total) for c in shown], "")
     return table
 
 
-def _cells(row: Row) -> list[str]:
-    interval = f"{share(row.low)} to {share(row.high)}" if row.low is not None else "-"
-    counts = [f"{row.documents:,}", f"{row.gated:,}", f"{row.flagged:,}"]
-    return [
-        *counts,
-        share(row.prevalence),
-        interval,
-        share(row.expected),
-        f"{row.passages:,}",
-        share(row.character_share),
-    ]
+_COLUMNS: dict[str, Callable[[Row], str]] = {
+    "documents": lambda r: f"{r.documents:,}",
+    "through gate": lambda r: f"{r.gated:,}",
+    "flagged": lambda r: f"{r.flagged:,}",
+    "prevalence": lambda r: share(r.prevalence),
+    "95 % interval": lambda r: "-" if r.low is None else f"{share(r.low)} to {share(r.high)}",
+    "expected": lambda r: share(r.expected),
+    "passages": lambda r: f"{r.passages:,}",
+    "characters in them": lambda r: share(r.character_share),
+}
+_NARROW, _WIDE = ("documents", "flagged", "prevalence", "95 % interval"), 140
 
 
 def prevalence_note(found: Prevalence) -> str:

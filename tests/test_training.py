@@ -1,0 +1,57 @@
+"""`tropescan train` makes a folder that scans, and makes the same one twice; `tropescan evaluate` measures it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import sample_documents, sample_labels
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A labels file from the sample corpus: ten sources, every class there."""
+    texts = {d["id"]: d["text"][:900] for d in sample_documents()}
+    path = tmp_path_factory.mktemp("labels") / "labels.jsonl"
+    rows = list(sample_labels().values())[::3]
+    with open(path, "w") as file:
+        for i, row in enumerate(rows):
+            keys = ("id", "intensity", "facets", "frame", "admirable", "readings")
+            file.write(
+                json.dumps(
+                    {k: row[k] for k in keys}
+                    | {"text": texts[row["id"]], "source": f"s{i % 10}", "register": row["shard"]}
+                )
+                + "\n"
+            )
+    return path
+
+
+def test_train_twice_and_evaluate(labels: Path, tmp_path: Path, tropescan: Run) -> None:
+    reports = []
+    for name in ("one", "two"):
+        done = tropescan("train", "--labels", labels, "--out", tmp_path / name, "--name", "mine", "--json")
+        assert done.returncode == 0, done.stderr
+        reports.append(json.loads(done.stdout))
+    assert reports[0] == reports[1]
+    for file in (
+        "config.json",
+        "fast.safetensors",
+        "encoder.safetensors",
+        "thresholds.json",
+        "README.md",
+        "manifest.json",
+    ):
+        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes(), file
+    measured = tropescan("evaluate", tmp_path / "one", "--labels", labels, "--json")
+    assert measured.returncode == 0, measured.stderr
+    full = json.loads(measured.stdout)["full"]
+    assert full["passages"] == reports[0]["full"]["passages"] and 0.2 < full["average_precision"][0] <= 1
+    shown = tropescan("evaluate", tmp_path / "one", "--labels", labels, "--depth", "fast").stdout
+    assert "average precision" in shown and "passages are of sources it was trained on" in shown
