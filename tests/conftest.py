@@ -35,6 +35,18 @@ def tropescan() -> Callable[..., subprocess.CompletedProcess[str]]:
     return run
 
 
+@pytest.fixture(scope="session")
+def sample_db(
+    tmp_path_factory: pytest.TempPathFactory, tropescan: Callable[..., subprocess.CompletedProcess[str]]
+) -> Path:
+    """The sample corpus scanned at full depth."""
+    db = tmp_path_factory.mktemp("sample") / "sample.duckdb"
+    done = tropescan("scan", SAMPLE, "--db", db, "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["scanned"] == 6 and done.stderr == ""
+    return db
+
+
 def write_shard(path: Path, texts: Sequence[Any], row_group_size: int | None = None, **columns: Sequence[Any]) -> Path:
     """A Parquet shard with ids and texts."""
     table = {"id": [f"{path.stem}-{i}" for i in range(len(texts))], "text": texts, **columns}

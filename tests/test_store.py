@@ -17,7 +17,7 @@ from tropescan.errors import QueryError, StoreError, StoreLocked, WrongSchema
 from tropescan.parts import Part, scan_unit
 from tropescan.scanner import Scanner
 from tropescan.shards import Columns, File, Plan
-from tropescan.store import Store
+from tropescan.store import Entry, Store
 
 MODEL = persistence.load("evil-ai")
 KEY = MODEL.key("fast")
@@ -43,7 +43,7 @@ def filled(path: Path, shard: tuple[File, Plan, Part]) -> Store:
     file, plan, part = shard
     store = Store(path, wait=1.0)
     store.register_model(MODEL, "fast")
-    store.register("s1", KEY, file, plan, 0.0)
+    store.commit([], [Entry("s1", KEY, file, plan, 0.0)])
     store.commit([("s1", KEY, plan.units[0], part)])
     return store
 
@@ -63,14 +63,14 @@ def test_a_repeated_commit_changes_nothing(tmp_path: Path, shard: tuple[File, Pl
     before = contents(store.path)
     file, plan, part = shard
     store.commit([("s1", KEY, plan.units[0], part)] * 2)
-    store.register("s1", KEY, file, plan, 0.0)
+    store.commit([], [Entry("s1", KEY, file, plan, 0.0)])
     assert contents(store.path) == before
     assert len(before["documents"]) == 2
 
 
 def test_changed_content_replaces_the_old_rows(tmp_path: Path, shard: tuple[File, Plan, Part]) -> None:
     store = filled(tmp_path / "x.duckdb", shard)
-    store.register("s2", KEY, shard[0], shard[1], 0.0)
+    store.commit([], [Entry("s2", KEY, shard[0], shard[1], 0.0)])
     assert store.rows("SELECT shard, status FROM shards") == [{"shard": "s2", "status": "pending"}]
     assert not contents(store.path)["documents"] and not contents(store.path)["units"]
 
@@ -79,7 +79,7 @@ def test_a_failing_commit_leaves_no_trace(tmp_path: Path, shard: tuple[File, Pla
     store = filled(tmp_path / "x.duckdb", shard)
     before = contents(store.path)
     _, plan, part = shard
-    store.register("s3", KEY, File("/elsewhere.parquet", 1, "t"), plan, 0.0)
+    store.commit([], [Entry("s3", KEY, File("/elsewhere.parquet", 1, "t"), plan, 0.0)])
     broken = Part(counters=part.counters, documents=part.documents, passages=pa.table({"no_such_column": [1]}))
     with pytest.raises(StoreError):
         store.commit([("s3", KEY, plan.units[0], broken)])
@@ -88,7 +88,7 @@ def test_a_failing_commit_leaves_no_trace(tmp_path: Path, shard: tuple[File, Pla
 
 def test_views_agree_with_tables_and_null_is_not_zero(tmp_path: Path, shard: tuple[File, Plan, Part]) -> None:
     store = filled(tmp_path / "x.duckdb", shard)
-    store.register("s4", KEY, File("/pending.parquet", 1, "t"), shard[1], 0.0)
+    store.commit([], [Entry("s4", KEY, File("/pending.parquet", 1, "t"), shard[1], 0.0)])
     rows = store.rows("SELECT * FROM prevalence ORDER BY path DESC")
     assert rows[0]["documents"] == 4 and rows[0]["flagged_documents"] == len(store.rows("SELECT * FROM flagged"))
     assert (

@@ -141,19 +141,31 @@ def gate_recall(gate: str, passages: list[Passage]) -> tuple[int, int]:
 
 
 def train(
-    passages: list[Passage], gate: str, folder: Path, *, name: str, audit: float, say: Say, threads: int | None = None
+    passages: list[Passage],
+    extra: list[Passage],
+    gate: str,
+    folder: Path,
+    *,
+    name: str,
+    audit: float,
+    say: Say,
+    threads: int | None = None,
 ) -> dict[str, Report]:
-    """Writes a model folder fitted on all passages, and returns its out-of-source reports by depth (what calibration and thresholds rest on)."""
-    say(
-        f"{len(passages)} passages, {sum(p.positive for p in passages)} positive, {len({p.source for p in passages})} sources"
-    )
-    passed, positives = gate_recall(gate, passages)
+    """Writes a model folder fitted on all passages, and returns its out-of-source reports by depth.
+
+    Calibration, thresholds and reports rest on `passages` alone; `extra` is fitted on and never measured (written passages, say, whose share of
+    positives and whose difficulty are of somebody's making).
+    """
+    measured, passages = len(passages), [*passages, *extra]
+    _say_counts(say, passages[:measured], extra)
+    passed, positives = gate_recall(gate, passages[:measured])
     say(f"gate passes {passed} of {positives} positive passages")
     say("encoding the passages (a few minutes on a CPU)")
     vectors = SentenceEncoder(ENCODER, threads=threads).encode([p.text for p in passages])
     target = targets(passages)
-    positive = target[:, POSITIVE]
     logits = out_of_source(passages, vectors, say)
+    logits = Logits(logits.fast[:measured], logits.encoder[:measured], logits.outputs[:measured])
+    positive, sources = target[:measured, POSITIVE], [p.source for p in passages[:measured]]
     calibration = calibrate(logits, positive)
     scores = {
         "fast": calibration["fast"].score(logits.fast),
@@ -161,11 +173,9 @@ def train(
     }
     floor = float(np.quantile(scores["fast"][positive == 1], 1 - FAST_RECALL))
     scores["full"] = np.where(scores["fast"] >= floor, scores["full"], 0.0)  # what the cascade makes of it
-    thresholds = {
-        depth: choose_thresholds(positive, score, [p.source for p in passages]) for depth, score in scores.items()
-    }
+    thresholds = {depth: choose_thresholds(positive, score, sources) for depth, score in scores.items()}
     reports = {
-        depth: measure(passages, score, thresholds[depth], logits.outputs if depth == "full" else None)
+        depth: measure(passages[:measured], score, thresholds[depth], logits.outputs if depth == "full" else None)
         for depth, score in scores.items()
     }
     lexicon, heads = fit_lexicon(passages, target), fit_heads(vectors, target)
@@ -193,12 +203,21 @@ def train(
             "bias": lexicon.bias,
         },
         encoder={"landmarks": heads.landmarks, "weights": heads.weights, "bias": heads.bias},
-        card=_card(name, passages, reports, (passed, positives)),
+        card=_card(name, passages[:measured], extra, reports, (passed, positives)),
     )
     return reports
 
 
-def _card(name: str, passages: list[Passage], reports: dict[str, Report], gate: tuple[int, int]) -> str:
+def _say_counts(say: Say, passages: list[Passage], extra: list[Passage]) -> None:
+    for what, some in (("to fit and measure", passages), ("to fit only", extra)):
+        say(
+            f"{what}: {len(some)} passages, {sum(p.positive for p in some)} positive, {len({p.source for p in some})} sources"
+        )
+
+
+def _card(
+    name: str, passages: list[Passage], extra: list[Passage], reports: dict[str, Report], gate: tuple[int, int]
+) -> str:
     rows = "\n".join(r.markdown_row(depth) for depth, r in reports.items())
     registers = sorted({p.register for p in passages})
     positive, sources = sum(p.positive for p in passages), len({p.source for p in passages})
@@ -211,7 +230,8 @@ the labelled sample below, where {positive / len(passages):.0%} of the passages 
 one document in 500 is, a score overstates the probability: use it to rank, and audit what you act on.
 
 Made by `tropescan train` (seeds fixed) from {len(passages)} passages of {sources} sources, {positive} of them positive, in the
-registers {", ".join(registers)}.
+registers {", ".join(registers)};
+and fitted, but neither calibrated nor measured, on {len(extra)} passages written for training, {sum(p.positive for p in extra)} of them positive.
 The labels are readings by language models under the project's codebook. The texts are not in this folder.
 
 - gate.txt: terms; passes {gate[0]} of the {gate[1]} positive passages it was chosen on.

@@ -126,6 +126,13 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--labels", nargs="+", required=True, metavar="FILE", help="labelled passages (JSON Lines, docs/labels.md)"
     )
+    train.add_argument(
+        "--extra",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="passages to fit on, but not to calibrate or measure with (corpora/written)",
+    )
     train.add_argument("--out", required=True, metavar="DIR", help="the model folder to write")
     train.add_argument(
         "--gate", metavar="FILE", help="the gate's terms (default: gate.txt of the folder, else of evil-ai)"

@@ -30,11 +30,12 @@ def train(given: argparse.Namespace) -> int:
         raise ModelError(f"the gate's terms {gate} cannot be read: {error.strerror}") from None
     reports = fit(
         corpus.load(given.labels),
+        corpus.load(given.extra) if given.extra else [],
         terms,
         folder,
         name=given.name or folder.resolve().name,
         audit=given.audit,
-        say=lambda line: print(line, file=sys.stderr),
+        say=lambda line: print(line, file=sys.stderr, flush=True),
     )
     _print(reports, given.json, "out of source (five folds by source)")
     return 0

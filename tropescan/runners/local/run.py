@@ -17,7 +17,7 @@ from tropescan.errors import WorkerDied
 from tropescan.parts import Part
 from tropescan.runners.local.pool import Message, Pool
 from tropescan.shards import Columns, File, Plan, Unit
-from tropescan.store import Store
+from tropescan.store import Entry, Store
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ class _Run:
     alone: deque[Task] = field(default_factory=deque)
     known: dict[str, dict[str, Any]] = field(default_factory=dict)
     left: dict[str, int] = field(default_factory=dict)  # units of a shard that are still to come
+    entries: list[Entry] = field(default_factory=list)
     paths: set[str] = field(default_factory=set)
     shards: dict[str, str] = field(default_factory=dict)  # shard -> path
     live: dict[Task, dict[str, int]] = field(default_factory=dict)
@@ -97,7 +98,7 @@ class _Run:
             return
         before = next((k for k in self.known.values() if k["shard"] == shard), None)
         self.shards[shard] = file.path
-        self.store.register(shard, self.model, file, plan, self.audit)
+        self.entries.append(Entry(shard, self.model, file, plan, self.audit))
         if file.path in self.known and self.known[file.path]["shard"] != shard:
             del self.known[file.path]  # its rows went with the registration: a copy elsewhere is scanned anew
         units = [u for u in plan.units if not before or not self._settled(before["units"].get(u.index))]
@@ -119,7 +120,7 @@ class _Run:
     def unreadable(self, task: Task, kind: str, error: str) -> None:
         """Records a file that could not even be planned."""
         shard = "!" + hashlib.sha256(task.file.path.encode()).hexdigest()[:31]
-        self.store.register(shard, self.model, task.file, None, self.audit, (kind, error))
+        self.entries.append(Entry(shard, self.model, task.file, None, self.audit, (kind, error)))
         self._failed(task.file, kind, error)
         self.done_bytes += task.file.bytes
         self.finished += 1
@@ -282,5 +283,6 @@ def _drive(state: _Run, pool: Pool) -> None:
                 parts.append(state.arrived(task, message["part"]))
             elif message["say"] == "died" and (lost := state.died(task, message["code"], message["ready"])):
                 parts.append(lost)
-        state.store.commit(parts)
+        entries, state.entries = state.entries, []
+        state.store.commit(parts, entries)
         state.show()

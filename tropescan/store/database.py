@@ -1,4 +1,4 @@
-"""The commit seam: scores and counts in DuckDB, one transaction a unit.
+"""Opens the database, commits to it, and reads from it.
 
 DuckDB admits no second process while a writer has the file open, so the store opens it, commits, and closes it again: between commits
 any process can query. A commit is repeated without harm: a unit that is done stays as it is.
@@ -10,6 +10,7 @@ import contextlib
 import re
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,79 +23,21 @@ from tropescan import __version__
 from tropescan.errors import NoSpace, QueryError, StoreError, StoreLocked, WrongSchema
 from tropescan.parts import Part
 from tropescan.persistence import Model
-from tropescan.schema import COUNTERS, DOCUMENTS, PASSAGES, SCHEMA_VERSION
+from tropescan.schema import COUNTERS, SCHEMA_VERSION
 from tropescan.shards import File, Plan, Unit
-
-_TYPES = {
-    pa.int32(): "INTEGER",
-    pa.int64(): "BIGINT",
-    pa.float64(): "DOUBLE",
-    pa.string(): "VARCHAR",
-    pa.bool_(): "BOOLEAN",
-}
-_KEY = "shard VARCHAR NOT NULL, model VARCHAR NOT NULL"
+from tropescan.store.tables import TABLES, VIEWS
 
 
-def _columns(schema: pa.Schema) -> str:
-    return ", ".join(f"{f.name} {_TYPES[f.type]}" for f in schema)
+@dataclass(frozen=True)
+class Entry:
+    """A shard to note: what identifies it, where it lies, its plan (None where it could not be planned: then `error` is class and message)."""
 
-
-_TABLES = f"""
-CREATE TABLE tropescan (schema_version INTEGER, tropescan_version VARCHAR, created_at TIMESTAMP);
-CREATE TABLE models (model VARCHAR NOT NULL, name VARCHAR, fingerprint VARCHAR, depth VARCHAR, threshold DOUBLE, thresholds VARCHAR,
-  hit_floor DOUBLE, tropescan_version VARCHAR, scanned_at TIMESTAMP);
-CREATE TABLE files ({_KEY}, path VARCHAR, format VARCHAR, bytes BIGINT, tag VARCHAR, rows BIGINT, units INTEGER, audit DOUBLE,
-  kind VARCHAR, error VARCHAR);
-CREATE TABLE units ({_KEY}, unit INTEGER, first_row BIGINT, planned_rows BIGINT, status VARCHAR, kind VARCHAR, error VARCHAR,
-  {", ".join(f"{c} BIGINT" for c in COUNTERS)}, seconds DOUBLE, scanned_at TIMESTAMP);
-CREATE TABLE documents ({_KEY}, unit INTEGER, {_columns(DOCUMENTS)});
-CREATE TABLE passages ({_KEY}, unit INTEGER, {_columns(PASSAGES)});
-"""
-
-_VIEWS = f"""
-CREATE OR REPLACE VIEW shards AS
-SELECT f.shard, f.model, f.path, f.format, f.bytes, f.tag, f.rows, f.units, f.audit,
-  count(u.unit) FILTER (u.status = 'done') AS units_done,
-  CASE WHEN f.kind IS NOT NULL OR count(*) FILTER (u.status = 'failed') > 0 THEN 'failed'
-       WHEN count(*) FILTER (u.status = 'done') = f.units THEN 'done'
-       WHEN count(u.unit) > 0 THEN 'partial' ELSE 'pending' END AS status,
-  coalesce(f.kind, min(u.kind)) AS kind, coalesce(f.error, min(u.error)) AS error,
-  coalesce(sum(u.rows), 0)::BIGINT AS documents,
-  {", ".join(f"coalesce(sum(u.{c}), 0)::BIGINT AS {c}" for c in COUNTERS if c != "rows")},
-  coalesce(sum(u.seconds), 0) AS seconds, max(u.scanned_at) AS scanned_at
-FROM files f LEFT JOIN units u USING (shard, model)
-GROUP BY f.shard, f.model, f.path, f.format, f.bytes, f.tag, f.rows, f.units, f.audit, f.kind, f.error;
-
-CREATE OR REPLACE VIEW flagged AS
-SELECT d.*, f.path, m.threshold FROM documents d JOIN models m USING (model) JOIN files f USING (shard, model) WHERE d.score >= m.threshold;
-
-CREATE OR REPLACE VIEW prevalence AS
-WITH d AS (
-  SELECT shard, model, count(*) FILTER (score >= threshold) AS flagged, sum(score) AS expected,
-    coalesce(sum(characters) FILTER (score >= threshold), 0) AS flagged_characters
-  FROM documents JOIN models USING (model) GROUP BY ALL),
-p AS (
-  SELECT shard, model, count(*) AS flagged_passages, sum(end_char - start_char) AS passage_characters
-  FROM passages JOIN models USING (model) WHERE score >= threshold AND audited IS NULL GROUP BY ALL),
-s AS (
-  SELECT s.*, m.threshold, coalesce(d.flagged, 0) AS k, s.documents AS n, d.expected, coalesce(d.flagged_characters, 0) AS fc,
-    coalesce(p.flagged_passages, 0) AS fp, coalesce(p.passage_characters, 0) AS pc
-  FROM shards s JOIN models m USING (model) LEFT JOIN d USING (shard, model) LEFT JOIN p USING (shard, model))
-SELECT path, shard, model, status, threshold, documents, gated_documents, k AS flagged_documents, fp AS flagged_passages,
-  k / nullif(n, 0) AS prevalence,
-  CASE WHEN n > 0 THEN greatest(0, (k + 1.9208 - 1.96 * sqrt(k * (n - k) / n + 0.9604)) / (n + 3.8416)) END AS prevalence_low,
-  CASE WHEN n > 0 THEN least(1, (k + 1.9208 + 1.96 * sqrt(k * (n - k) / n + 0.9604)) / (n + 3.8416)) END AS prevalence_high,
-  coalesce(expected, 0) / nullif(n, 0) AS expected_prevalence,
-  characters, fc::BIGINT AS flagged_characters, pc::BIGINT AS flagged_passage_characters, pc / nullif(characters, 0) AS character_prevalence
-FROM s;
-
-CREATE OR REPLACE VIEW domains AS
-SELECT d.model, d.domain, count(*) AS gated_documents, count(*) FILTER (d.score >= m.threshold) AS flagged_documents, max(d.score) AS highest
-FROM documents d JOIN models m USING (model) GROUP BY ALL;
-
-CREATE OR REPLACE VIEW histograms AS
-SELECT shard, model, least(19, floor(score * 20))::INTEGER AS bin, count(*) AS documents FROM documents WHERE score IS NOT NULL GROUP BY ALL;
-"""
+    shard: str
+    model: str
+    file: File
+    plan: Plan | None
+    audit: float
+    error: tuple[str, str] | None = None
 
 
 class Store:
@@ -137,7 +80,7 @@ class Store:
         names = {r[0] for r in connection.execute("SELECT table_name FROM information_schema.tables").fetchall()}
         if not names and not read_only:
             connection.execute("BEGIN")
-            connection.execute(_TABLES + _VIEWS)
+            connection.execute(TABLES + VIEWS)
             connection.execute("INSERT INTO tropescan VALUES (?, ?, ?)", [SCHEMA_VERSION, __version__, _now()])
             connection.execute("COMMIT")
             return
@@ -202,76 +145,22 @@ class Store:
             by_shard.setdefault(u["shard"], {})[u["unit"]] = (u["status"], u["rows"])
         return {f["path"]: {**f, "units": by_shard.get(f["shard"], {})} for f in files}
 
-    def register(
-        self, shard: str, model: str, file: File, plan: Plan | None, audit: float, error: tuple[str, str] | None = None
-    ) -> None:
-        """Notes a shard before its units come. What is stored of an older content of the same path goes, in the same transaction."""
-        with self.transaction() as c:
-            old = c.execute(
-                "SELECT shard FROM files WHERE path = ? AND model = ? AND shard <> ?", [file.path, model, shard]
-            ).fetchall()
-            for (gone,) in old:
-                for table in ("documents", "passages", "units", "files"):
-                    c.execute(f'DELETE FROM "{table}" WHERE shard = ? AND model = ?', [gone, model])
-            c.execute("DELETE FROM files WHERE shard = ? AND model = ?", [shard, model])
-            rows, units = (plan.rows if plan.rows >= 0 else None, len(plan.units)) if plan else (None, 0)
-            c.execute(
-                "INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                [
-                    shard,
-                    model,
-                    file.path,
-                    file.format,
-                    file.bytes,
-                    file.tag,
-                    rows,
-                    units,
-                    audit,
-                    *(error or (None, None)),
-                ],
-            )
+    def commit(self, parts: list[tuple[str, str, Unit, Part]], entries: list[Entry] | None = None) -> None:
+        """Registers shards and commits parts (shard, model, unit, part), one transaction each, while the database is open once.
 
-    def commit(self, parts: list[tuple[str, str, Unit, Part]]) -> None:
-        """Commits parts (shard, model, unit, part): one transaction each, while the database is open once. Done units stay as they are."""
-        if not parts:
+        What is stored of an older content of an entry's path goes, in the same transaction. A unit that is done stays as it is.
+        """
+        if not parts and not entries:
             return
         with self.connect() as c:
+            for entry in entries or []:
+                c.execute("BEGIN")
+                _register(c, entry)
+                c.execute("COMMIT")
             for shard, model, unit, part in parts:
                 c.execute("BEGIN")
-                self._commit(c, [shard, model, unit.index], unit, part)
+                _commit(c, [shard, model, unit.index], unit, part)
                 c.execute("COMMIT")
-
-    def _commit(self, c: duckdb.DuckDBPyConnection, key: list[Any], unit: Unit, part: Part) -> None:
-        here = "shard = ? AND model = ? AND unit = ?"
-        there = c.execute(f"SELECT status FROM units WHERE {here}", key).fetchone()
-        if there == ("done",):
-            return
-        if there:
-            for table in ("documents", "passages", "units"):
-                c.execute(f'DELETE FROM "{table}" WHERE {here}', key)
-        for table, rows in (("documents", part.documents), ("passages", part.passages)):
-            if rows.num_rows:
-                c.register("incoming", rows)
-                names = ", ".join(f'"{n}"' for n in rows.column_names)
-                c.execute(
-                    f'INSERT INTO "{table}" (shard, model, unit, {names}) SELECT ?, ?, ?, {names} FROM incoming', key
-                )
-                c.unregister("incoming")
-        c.execute(
-            f"INSERT INTO units (shard, model, unit, first_row, planned_rows, status, kind, error, {', '.join(COUNTERS)}, seconds, scanned_at) "
-            f"VALUES ({', '.join('?' * (10 + len(COUNTERS)))})",
-            [
-                *key,
-                unit.first_row,
-                unit.rows if unit.rows >= 0 else None,
-                part.status,
-                part.kind,
-                part.error,
-                *[part.counters[n] for n in COUNTERS],
-                part.seconds,
-                _now(),
-            ],
-        )
 
     def query(self, sql: str) -> pa.Table:
         """The result of one read-only SQL query as Arrow. Raises QueryError with DuckDB's reason."""
@@ -296,6 +185,61 @@ class Store:
                 return row
         known = ", ".join(r["model"] for r in rows) or "none"
         raise StoreError(f"{self.path} holds no scores of model '{wanted}': it has {known}")
+
+
+def _register(c: duckdb.DuckDBPyConnection, e: Entry) -> None:
+    here = [e.file.path, e.model, e.shard]
+    for (gone,) in c.execute("SELECT shard FROM files WHERE path = ? AND model = ? AND shard <> ?", here).fetchall():
+        for table in ("documents", "passages", "units", "files"):
+            c.execute(f'DELETE FROM "{table}" WHERE shard = ? AND model = ?', [gone, e.model])
+    c.execute("DELETE FROM files WHERE shard = ? AND model = ?", [e.shard, e.model])
+    rows, units = (e.plan.rows if e.plan.rows >= 0 else None, len(e.plan.units)) if e.plan else (None, 0)
+    c.execute(
+        "INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        [
+            e.shard,
+            e.model,
+            e.file.path,
+            e.file.format,
+            e.file.bytes,
+            e.file.tag,
+            rows,
+            units,
+            e.audit,
+            *(e.error or (None, None)),
+        ],
+    )
+
+
+def _commit(c: duckdb.DuckDBPyConnection, key: list[Any], unit: Unit, part: Part) -> None:
+    here = "shard = ? AND model = ? AND unit = ?"
+    there = c.execute(f"SELECT status FROM units WHERE {here}", key).fetchone()
+    if there == ("done",):
+        return
+    if there:
+        for table in ("documents", "passages", "units"):
+            c.execute(f'DELETE FROM "{table}" WHERE {here}', key)
+    for table, rows in (("documents", part.documents), ("passages", part.passages)):
+        if rows.num_rows:
+            c.register("incoming", rows)
+            names = ", ".join(f'"{n}"' for n in rows.column_names)
+            c.execute(f'INSERT INTO "{table}" (shard, model, unit, {names}) SELECT ?, ?, ?, {names} FROM incoming', key)
+            c.unregister("incoming")
+    c.execute(
+        f"INSERT INTO units (shard, model, unit, first_row, planned_rows, status, kind, error, {', '.join(COUNTERS)}, seconds, scanned_at) "
+        f"VALUES ({', '.join('?' * (10 + len(COUNTERS)))})",
+        [
+            *key,
+            unit.first_row,
+            unit.rows if unit.rows >= 0 else None,
+            part.status,
+            part.kind,
+            part.error,
+            *[part.counters[n] for n in COUNTERS],
+            part.seconds,
+            _now(),
+        ],
+    )
 
 
 def _now() -> datetime:
