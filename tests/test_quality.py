@@ -10,9 +10,9 @@ import duckdb
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT, SAMPLE, sample_labels
+from tests.conftest import ROOT, SAMPLE, sample_documents, sample_labels
+from tropescan.corpus import Passage, near_duplicates
 from tropescan.corpus import load as load_labels
-from tropescan.corpus import near_duplicates
 from tropescan.evaluation import average_precision
 
 BASELINE = json.loads((ROOT / "reports" / "baseline.json").read_text())
@@ -55,10 +55,7 @@ def test_no_figure_is_below_its_floor(measured: dict[str, float], name: str) -> 
 
 
 def test_no_training_passage_is_in_the_sample() -> None:
-    from tests.conftest import sample_documents
-    from tropescan.corpus import Passage
-
     written = load_labels(sorted((ROOT / "corpora" / "written").glob("*.jsonl")))
-    sample = [Passage(d["id"], d["text"], 0, (), "other", 0, "sample", "", ()) for d in sample_documents()]
+    sample = [Passage(f"sample/{d['id']}", d["text"], 0, (), "other", 0, "sample", "", ()) for d in sample_documents()]
     ids = {d.id for d in sample}
     assert not [pair for pair in near_duplicates([*written, *sample], 0.5) if ids & set(pair)]

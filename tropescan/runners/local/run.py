@@ -110,7 +110,9 @@ class _Run:
                 self.ready.append(Task(file, shard, unit, unit.rows / rows if unit.rows >= 0 else 1.0))
             else:
                 self.left[shard] -= 1
-        self.finished += not self.left[shard]
+        if not self.left[shard]:
+            self.finished += 1
+            self.summary.done_before += 1
 
     def _settled(self, unit: tuple[str, int] | None) -> bool:
         return unit is not None and (
@@ -244,9 +246,6 @@ def _triage(state: _Run, file: File, retry_failed: bool) -> None:
     if before and (before["bytes"], before["tag"]) == (file.bytes, file.tag) and file.tag:
         state.shards[before["shard"]] = file.path
         settled = before["status"] == "done" or (before["status"] == "failed" and not retry_failed)
-        if before["status"] == "partial" and state.limit is not None:
-            # units beyond the limit were never begun; those within it are settled
-            settled = all(state._settled(u) for u in before["units"].values())
         if settled:
             state.summary.done_before += before["status"] != "failed"
             state.summary.failed_before += before["status"] == "failed"
