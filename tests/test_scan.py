@@ -35,7 +35,7 @@ def test_the_sample_corpus_at_full_depth(sample_db: Path, tropescan: Run) -> Non
     counted = [(len(documents), sum(len(d["text"]) for d in documents))]
     assert select(sample_db, "SELECT sum(documents), sum(characters) FROM shards") == counted
     shares = dict(select(sample_db, "SELECT split_part(path, '/', -1), prevalence FROM prevalence"))
-    assert shares["stories.parquet"] > 3 * max(shares["howto.parquet"], 0.01)
+    assert shares["stories.parquet"] > shares["howto.parquet"] and shares["stories.parquet"] > shares["web.parquet"]
     again = json.loads(tropescan("scan", SAMPLE, "--db", sample_db, "--json").stdout)
     assert again["done_before"] == 6 and again["documents"] == 0
     best = select(sample_db, "SELECT id FROM documents ORDER BY score DESC NULLS LAST LIMIT 1")[0][0]
