@@ -42,7 +42,8 @@ def scanned(path: str, db: Path, depth: str) -> tuple[dict[str, object], float]:
 def flagged(store: Store) -> list[dict[str, object]]:
     """The strongest passages of N flagged documents, drawn by hash: the same whoever asks."""
     return store.rows(
-        "SELECT f.path, f.bytes, f.tag, p.row, p.start_char, p.end_char, p.score FROM passages p JOIN flagged f USING (shard, model, row) "
+        "SELECT x.path, x.bytes, x.tag, p.row, p.start_char, p.end_char, p.score FROM passages p JOIN flagged f USING (shard, model, row) "
+        "JOIN files x USING (shard, model) "
         "WHERE p.audited IS NULL AND p.score = f.score QUALIFY row_number() OVER (PARTITION BY p.shard, p.row ORDER BY p.start_char) = 1 "
         f"ORDER BY md5(f.id || p.row) LIMIT {N}"
     )
