@@ -25,6 +25,14 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output is gone, as in `tropescan query ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except Exception as error:  # a defect: one line for the user, the whole story for whoever asks for it
+        if os.environ.get("TROPESCAN_TRACEBACK"):
+            raise
+        what = " ".join(str(error).split())[:300]
+        print(
+            f"tropescan: {type(error).__name__}: {what} (a defect; TROPESCAN_TRACEBACK=1 shows where)", file=sys.stderr
+        )
+        return TropescanError.code
 
 
 def _terminated(_signal: int, _frame: object) -> None:
