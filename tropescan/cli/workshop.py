@@ -61,13 +61,15 @@ def _print(reports: dict[str, Report], as_json: bool, title: str) -> None:
     if as_json:
         print(orjson.dumps({name: r.as_dict() for name, r in reports.items()}).decode())
         return
-    table = Table(title=title, title_justify="left")
+    out = console()
+    out.print(title, markup=False, soft_wrap=True)
+    table = Table()
     for column in ("measure (95 % interval over sources)", *reports):
         table.add_column(column)
     rows = {name: _lines(r) for name, r in reports.items()}
     for label in dict.fromkeys(label for lines in rows.values() for label in lines):
         table.add_row(label, *[rows[name].get(label, "-") for name in reports])
-    console().print(table)
+    out.print(table)
 
 
 def _lines(r: Report) -> dict[str, str]:
