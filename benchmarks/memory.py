@@ -85,7 +85,7 @@ def make(folder: Path, scale: float) -> list[tuple[str, Path]]:
     cases = [
         ("1.5 GB of text, one row group, documents of 2 kB", "group.parquet", one_row_group, (1.5e9 * scale, 2000)),
         (
-            "1.5 GB of text, one row group, documents of 1 MB",
+            f"1.5 GB of text, one row group, documents of 1 MB {UNBOUND}",
             "books.parquet",
             one_row_group,
             (1.5e9 * scale, 1_000_000),

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Any, Protocol
 
 from tropescan import persistence
@@ -18,6 +18,8 @@ from tropescan.parts import Part
 from tropescan.runners.local.pool import Message, Pool
 from tropescan.shards import Columns, File, Plan, Unit
 from tropescan.store import Entry, Store
+
+EVERY = 0.25  # seconds between two commits, at least
 
 
 @dataclass(frozen=True)
@@ -258,6 +260,8 @@ def _triage(state: _Run, file: File, retry_failed: bool) -> None:
 
 
 def _drive(state: _Run, pool: Pool) -> None:
+    parts: list[tuple[str, str, Unit, Part]] = []
+    due = monotonic()
     while True:
         for worker in pool.free():
             busy = any(w.order is not None for w in pool.workers)
@@ -266,9 +270,15 @@ def _drive(state: _Run, pool: Pool) -> None:
                 break
             order: Message = {"do": "scan" if task.unit else "plan", "file": asdict(task.file)}
             worker.give(task, order | ({"unit": asdict(task.unit)} if task.unit else {}))
-        if all(w.order is None for w in pool.workers):
+        idle = all(w.order is None for w in pool.workers)
+        # small shards come faster than the database opens: what arrives within EVERY is committed while it is open once
+        if idle or monotonic() >= due:
+            entries, state.entries = state.entries, []
+            state.store.commit(parts, entries)
+            parts, due = [], monotonic() + EVERY
+            state.show()
+        if idle:
             return
-        parts = []
         for task, message in pool.events(0.2):
             if task is None or message is None:
                 continue
@@ -282,6 +292,3 @@ def _drive(state: _Run, pool: Pool) -> None:
                 parts.append(state.arrived(task, message["part"]))
             elif message["say"] == "died" and (lost := state.died(task, message["code"], message["ready"])):
                 parts.append(lost)
-        entries, state.entries = state.entries, []
-        state.store.commit(parts, entries)
-        state.show()
