@@ -60,14 +60,14 @@ def measure(store: Store, model: str | None = None, threshold: float | None = No
     """Prevalence at the model's default threshold or another (a new threshold is a query, never a scan). Raises StoreError."""
     chosen = store.model(model)
     level = float(chosen["threshold"] if threshold is None else threshold)
-    rows = [_row(r) for r in store.rows(_SQL, [level, level, level, level, chosen["model"]])]
+    rows = [_row(r) for r in store.rows(_SQL, [level, level, chosen["model"]])]
     scanned = sum(r.status == "done" for r in rows)
     return Prevalence(chosen["model"], level, rows, _total(rows), scanned, sum(r.status == "failed" for r in rows))
 
 
 _SQL = """
 WITH d AS (SELECT shard, model, count(*) FILTER (score >= ?) AS flagged, sum(score) AS expected FROM documents GROUP BY ALL),
-p AS (SELECT shard, model, count(*) FILTER (score >= ?) AS passages, sum(end_char - start_char) FILTER (score >= ?) AS characters
+p AS (SELECT shard, model, count(*) AS passages, sum(end_char - start_char) AS characters
       FROM passages WHERE audited IS NULL AND score >= ? GROUP BY ALL)
 SELECT s.path, s.status, s.documents, s.gated_documents, s.characters, coalesce(d.flagged, 0) AS flagged, d.expected,
   coalesce(p.passages, 0) AS passages, coalesce(p.characters, 0) AS flagged_characters
