@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 
 from tropescan.errors import DamagedModel, ModelError
 from tropescan.schema import Floats
@@ -20,6 +21,9 @@ FORMAT = 1
 SCORING = ("config.json", "gate.txt", "fast.safetensors", "encoder.safetensors")
 """The files that change a score, and hence the fingerprint. Thresholds and the model card lie beside them, outside it."""
 BESIDE = ("thresholds.json", "README.md")
+OUT_OF_SOURCE = "out-of-source.jsonl"
+OPTIONAL = (OUT_OF_SOURCE,)
+"""Beside, too, and listed where they are there; folders of before have none."""
 DEPTHS = ("fast", "full")
 
 
@@ -35,10 +39,26 @@ class Model:
     gate: str
     fast: dict[str, Any]
     encoder: dict[str, Any]
+    held: bytes | None = None
 
     def key(self, depth: str) -> str:
         """What identifies the scores of this model at this depth in a database."""
         return f"{self.name}-{self.fingerprint[:12]}-{depth}"
+
+
+@dataclass(frozen=True)
+class OutOfSource:
+    """Scores of training passages by models that saw no passage of their source.
+
+    `row` gives the row of a passage's id in `fast`, `full` (n,), the calibrated scores of the two depths, and in `outputs`, `fast_outputs`
+    (n, outputs), the logits of the encoder tier and of the fast tier in the order of detector.OUTPUTS.
+    """
+
+    row: dict[str, int]
+    fast: Floats
+    full: Floats
+    outputs: Floats
+    fast_outputs: Floats
 
 
 def find(model: str | Path) -> Path:
@@ -64,8 +84,10 @@ def load(model: str | Path) -> Model:
     if manifest.get("format") != FORMAT:
         raise ModelError(f"{folder}: model format {manifest.get('format')!r}; this tropescan reads format {FORMAT}")
     content = {}
-    for name in (*SCORING, *BESIDE):
+    for name in (*SCORING, *BESIDE, *OPTIONAL):
         entry = manifest.get("files", {}).get(name)
+        if entry is None and name in OPTIONAL:
+            continue
         if entry is None:
             raise DamagedModel(f"{folder / MANIFEST} does not list {name}: restore the folder, or train it again")
         try:
@@ -90,7 +112,52 @@ def load(model: str | Path) -> Model:
         gate=content["gate.txt"].decode(),
         fast=tensors(content["fast.safetensors"]),
         encoder=tensors(content["encoder.safetensors"]),
+        held=content.get(OUT_OF_SOURCE),
     )
+
+
+def out_of_source(model: Model) -> OutOfSource:
+    """The out-of-source scores of a model folder, none where it has no such file. Raises DamagedModel."""
+    return parse_out_of_source(model.held or b"", str(model.folder / OUT_OF_SOURCE), len(model.config["outputs"]))
+
+
+def parse_out_of_source(raw: bytes, where: str, outputs: int) -> OutOfSource:
+    """Reads what `format_out_of_source` writes; `outputs` is the number of logits a tier. Raises DamagedModel, with the line."""
+    row: dict[str, int] = {}
+    scores, logits = [], []
+    for number, line in enumerate(raw.splitlines(), 1):
+        try:
+            one = orjson.loads(line)
+            score = [float(one["fast"]), float(one["full"])]
+            both = np.array([one["outputs"], one["fast_outputs"]], np.float64)
+            sound = both.shape == (2, outputs) and np.isfinite(both).all() and all(0 <= s <= 1 for s in score)
+            if not sound or not isinstance(one["id"], str) or one["id"] in row:
+                raise ValueError
+        except (KeyError, TypeError, ValueError):
+            raise DamagedModel(
+                f"{where} line {number} is no out-of-source score, or tells an id twice: train the model again"
+            ) from None
+        row[one["id"]] = len(row)
+        scores.append(score)
+        logits.append(both)
+    table = np.array(scores, np.float64).reshape(len(row), 2)
+    cube = np.array(logits, np.float64).reshape(len(row), 2, outputs)
+    return OutOfSource(row, table[:, 0], table[:, 1], cube[:, 0], cube[:, 1])
+
+
+def format_out_of_source(ids: list[str], fast: Floats, full: Floats, outputs: Floats, fast_outputs: Floats) -> bytes:
+    """The lines of out-of-source.jsonl, one a passage; shapes are those of `OutOfSource`, logits are rounded to 4 decimals.
+
+    Raises ValueError where a number is not finite or an id is told twice.
+    """
+    if len(set(ids)) < len(ids) or not all(np.isfinite(x).all() for x in (fast, full, outputs, fast_outputs)):
+        raise ValueError("out-of-source scores must be finite, and each id told once")
+    columns = zip(ids, fast, full, np.round(outputs, 4), np.round(fast_outputs, 4), strict=True)
+    lines = [
+        orjson.dumps({"id": i, "fast": float(a), "full": float(b), "outputs": o.tolist(), "fast_outputs": f.tolist()})
+        for i, a, b, o, f in columns
+    ]
+    return b"".join(line + b"\n" for line in lines)
 
 
 def _json(folder: Path, name: str, raw: bytes) -> dict[str, Any]:
@@ -113,8 +180,12 @@ def save(
     fast: dict[str, Any],
     encoder: dict[str, Floats],
     card: str,
+    held: bytes | None = None,
 ) -> str:
-    """Writes a model folder, the manifest last, and returns its fingerprint. A folder without its manifest is no model."""
+    """Writes a model folder, the manifest last, and returns its fingerprint. A folder without its manifest is no model.
+
+    `held` are the lines of `format_out_of_source`; without them a file of an earlier training is taken away.
+    """
     from safetensors.numpy import save as tensors
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -127,6 +198,10 @@ def save(
         "encoder.safetensors": tensors(_narrow(encoder)),
         "README.md": card.encode(),
     }
+    if held is None:
+        (folder / OUT_OF_SOURCE).unlink(missing_ok=True)
+    else:
+        content[OUT_OF_SOURCE] = held
     for file, raw in content.items():
         _write(folder / file, raw)
     listed = {f: {"sha256": hashlib.sha256(raw).hexdigest(), "bytes": len(raw)} for f, raw in content.items()}

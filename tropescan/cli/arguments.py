@@ -148,7 +148,15 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--labels", nargs="+", required=True, metavar="FILE", help="labelled passages (JSON Lines, docs/labels.md)"
     )
-    evaluate.add_argument("--depth", choices=("fast", "full"), default="full", help="default: full")
+    evaluate.add_argument(
+        "--against",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="baselines on the same passages: keywords, tfidf, fasttext, minilm",
+    )
+    evaluate.add_argument("--depth", choices=("fast", "full"), help="default: both, side by side")
+    evaluate.add_argument("--report", metavar="FILE.md", help="write a Markdown page, with two SVG pictures beside it")
     evaluate.add_argument("--json", action="store_true", help="print as JSON")
     return top
 

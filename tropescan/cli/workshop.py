@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 
 import orjson
-from rich.table import Table
 
-from tropescan import corpus, persistence
+from tropescan import corpus, persistence, quality
 from tropescan.errors import ModelError
-from tropescan.evaluation import Report, measure, score_passages, spell
 from tropescan.report import console
-from tropescan.scanner import Scanner
 
 
 def train(given: argparse.Namespace) -> int:
@@ -37,55 +35,45 @@ def train(given: argparse.Namespace) -> int:
         audit=given.audit,
         say=lambda line: print(line, file=sys.stderr, flush=True),
     )
-    _print(reports, given.json, "out of source (five folds by source)")
+    if given.json:
+        print(orjson.dumps({depth: r.as_dict() for depth, r in reports.items()}).decode())
+    else:
+        _tables(quality.report_sheets(reports), "out of source (five folds by source)")
     return 0
 
 
 def evaluate(given: argparse.Namespace) -> int:
-    """Scores labelled passages with a model folder as it is, and prints the report."""
-    passages = corpus.load(given.labels)
-    scanner = Scanner(given.model, depth=given.depth, audit=0.0)
-    score = score_passages(scanner, passages)
-    seen = set(scanner.model.config.get("training_sources", []))
-    known = sum(corpus.source_key(p.source) in seen for p in passages)
-    report = measure(passages, score, scanner.model.thresholds[given.depth])
-    _print(
-        {given.depth: report},
-        given.json,
-        f"{given.model}; {known} of the {len(passages)} passages are of sources it was trained on",
+    """Measures a model folder on labelled passages and prints, or writes, what came out."""
+    if given.report:
+        quality.check(Path(given.report))
+    found = quality.evaluate(
+        given.model,
+        corpus.load(given.labels),
+        (given.depth,) if given.depth else ("full", "fast"),
+        given.against,
+        lambda line: print(line, file=sys.stderr, flush=True),
     )
+    if given.report:
+        for path in quality.write(found, Path(given.report), _command(given)):
+            print(f"wrote {path}", file=sys.stderr)
+    if given.json:
+        print(orjson.dumps(found.as_dict()).decode())
+        return 0
+    _tables(quality.sheets(found), f"{found.model.name} {found.model.fingerprint[:12]}. {found.provenance}")
     return 0
 
 
-def _print(reports: dict[str, Report], as_json: bool, title: str) -> None:
-    if as_json:
-        print(orjson.dumps({name: r.as_dict() for name, r in reports.items()}).decode())
-        return
+def _command(given: argparse.Namespace) -> str:
+    parts = ["tropescan", "evaluate", given.model, "--labels", *given.labels]
+    for option in ("against", "depth", "report"):
+        value = getattr(given, option)
+        if value:
+            parts += [f"--{option}", *(value if isinstance(value, list) else [value])]
+    return shlex.join(map(str, parts))
+
+
+def _tables(sheets: list[quality.Sheet], title: str) -> None:
     out = console()
     out.print(title, markup=False, soft_wrap=True)
-    table = Table()
-    for column in ("measure (95 % interval over sources)", *reports):
-        table.add_column(column)
-    rows = {name: _lines(r) for name, r in reports.items()}
-    for label in dict.fromkeys(label for lines in rows.values() for label in lines):
-        table.add_row(label, *[rows[name].get(label, "-") for name in reports])
-    out.print(table)
-
-
-def _lines(r: Report) -> dict[str, str]:
-    lines = {
-        "passages, positives, sources": f"{r.passages}, {r.positives}, {r.sources}",
-        "average precision": spell(r.average_precision),
-        **{f"F1 at {name}": spell(e) for name, e in r.f1.items()},
-        **{f"recall at precision {p}": spell(e) for p, e in r.recall_at_precision.items()},
-        "Brier": spell(r.brier),
-        "expected calibration error": spell(r.calibration_error),
-    }
-    for register, n in r.by_register.items():
-        lines[f"register {register}: flagged right / flagged / positive / all"] = (
-            f"{n['right']} / {n['flagged']} / {n['positives']} / {n['passages']}"
-        )
-    if r.frame_accuracy:
-        lines["frame accuracy on positives"] = spell(r.frame_accuracy)
-    lines |= {f"average precision, {f}": spell(e) for f, e in r.facets.items()}
-    return lines
+    for sheet in sheets:
+        out.print(quality.as_rich(sheet))

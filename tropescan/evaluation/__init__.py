@@ -1,0 +1,43 @@
+"""Measures a detector on labelled passages: figures with bootstrap intervals over sources."""
+
+from __future__ import annotations
+
+from tropescan.evaluation.agreement import Agreement, agreement
+from tropescan.evaluation.figures import (
+    Estimate,
+    average_precision,
+    best_threshold,
+    bootstrap,
+    calibration_error,
+    choose_thresholds,
+    curve,
+    f1,
+    ratio,
+    recall_at,
+    reliability,
+    spell,
+)
+from tropescan.evaluation.judging import Judged, judge
+from tropescan.evaluation.measuring import Errors, Report, measure
+
+__all__ = [
+    "Agreement",
+    "Errors",
+    "Estimate",
+    "Judged",
+    "Report",
+    "agreement",
+    "average_precision",
+    "best_threshold",
+    "bootstrap",
+    "calibration_error",
+    "choose_thresholds",
+    "curve",
+    "f1",
+    "judge",
+    "measure",
+    "ratio",
+    "recall_at",
+    "reliability",
+    "spell",
+]

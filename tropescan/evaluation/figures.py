@@ -1,0 +1,126 @@
+"""Figures of a score against labels, and their bootstrap intervals over sources."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tropescan.corpus import confidence
+from tropescan.schema import Floats, Ints
+
+RESAMPLES = 300
+Estimate = tuple[float, float, float]
+"""A value with the ends of its 95 % interval; nan where there is none."""
+
+
+def spell(e: Estimate) -> str:
+    """An estimate as text; a dash where there is no value, the value alone where there is no interval."""
+    if np.isnan(e[0]):
+        return "-"
+    return f"{e[0]:.3f}" if np.isnan(e[1]) else f"{e[0]:.3f} ({e[1]:.3f}-{e[2]:.3f})"
+
+
+def average_precision(positive: Ints, score: Floats) -> float:
+    """The area under the precision-recall curve as a step function, ties taken together; nan without a positive."""
+    if not positive.any():
+        return float("nan")
+    order = np.argsort(-score, kind="stable")
+    hits = np.cumsum(positive[order])
+    last = np.append(np.flatnonzero(np.diff(score[order])), len(score) - 1)
+    precision, recall = hits[last] / (last + 1), hits[last] / hits[-1]
+    return float(np.sum(np.diff(recall, prepend=0.0) * precision))
+
+
+def f1(positive: Ints, flagged: np.ndarray) -> float:
+    """The harmonic mean of precision and recall; 0 where nothing is right."""
+    right = int((positive.astype(bool) & flagged).sum())
+    return 2.0 * right / max(1, int(positive.sum()) + int(flagged.sum()))
+
+
+def recall_at(positive: Ints, score: Floats, precision: float) -> tuple[float, float]:
+    """The largest recall at which precision is at least as asked, with its threshold; (0, inf) where none reaches it."""
+    order = np.argsort(-score, kind="stable")
+    hits = np.cumsum(positive[order])
+    last = np.append(np.flatnonzero(np.diff(score[order])), len(score) - 1)
+    good = last[hits[last] / (last + 1) >= precision]
+    if not len(good) or not positive.any():
+        return 0.0, float("inf")
+    return float(hits[good[-1]] / hits[-1]), float(score[order][good[-1]])
+
+
+def calibration_error(positive: Ints, score: Floats, bins: int = 15) -> float:
+    """Expected calibration error over equally filled bins (Nixon et al. 2019, adaptive calibration error of the positive class)."""
+    return float(sum(n * abs(share - mean) for mean, share, n in reliability(positive, score, bins)) / len(score))
+
+
+def reliability(positive: Ints, score: Floats, bins: int = 15) -> list[tuple[float, float, int]]:
+    """Equally filled bins in the order of the score: mean score, share of positives, passages."""
+    parts = [p for p in np.array_split(np.argsort(score, kind="stable"), bins) if len(p)]
+    return [(float(score[p].mean()), float(positive[p].mean()), len(p)) for p in parts]
+
+
+def curve(positive: Ints, score: Floats) -> list[tuple[float, float]]:
+    """The precision-recall curve, (recall, precision) at every distinct score from the highest down; empty without a positive."""
+    if not positive.any():
+        return []
+    order = np.argsort(-score, kind="stable")
+    hits = np.cumsum(positive[order])
+    last = np.append(np.flatnonzero(np.diff(score[order])), len(score) - 1)
+    return list(zip((hits[last] / hits[-1]).tolist(), (hits[last] / (last + 1)).tolist(), strict=True))
+
+
+def bootstrap(sources: list[str], statistic: Callable[[Ints], float]) -> Estimate:
+    """A statistic of passage indices with its 95 % percentile interval over resampled sources (whole sources are drawn, seed fixed)."""
+    name, member = np.unique(np.array(sources), return_inverse=True)
+    groups = [np.flatnonzero(member == i) for i in range(len(name))]
+    rng = np.random.default_rng(0)
+    draws = [
+        statistic(np.concatenate([groups[i] for i in rng.integers(0, len(groups), len(groups))]))
+        for _ in range(RESAMPLES)
+    ]
+    return (statistic(np.arange(len(sources))), *confidence(np.array(draws)))
+
+
+def ratio(sources: list[str], part: Ints, whole: Ints) -> Estimate:
+    """sum(part) / sum(whole) over passages (n,) with its interval over sources; no interval from a single source, no value where whole is 0."""
+    if not whole.sum():
+        return float("nan"), float("nan"), float("nan")
+    value = float(part.sum() / whole.sum())
+    name, member = np.unique(np.array(sources), return_inverse=True)
+    if len(name) < 2:
+        return value, float("nan"), float("nan")
+    parts, wholes = np.bincount(member, part), np.bincount(member, whole)
+    drawn = np.random.default_rng(0).integers(0, len(name), (RESAMPLES, len(name)))
+    over, under = parts[drawn].sum(1), wholes[drawn].sum(1)
+    return (value, *confidence(np.where(under > 0, over / np.maximum(under, 1), np.nan)))
+
+
+def best_threshold(positive: Ints, score: Floats) -> float:
+    """The score at or above which flagging gives the best F1 on these passages; nan without a positive."""
+    order = np.argsort(-score, kind="stable")
+    ranked, hits = score[order], np.cumsum(positive[order])
+    last = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
+    return float(ranked[last[np.argmax(2.0 * hits[last] / (last + 1 + hits[-1]))]]) if hits[-1] else float("nan")
+
+
+def choose_thresholds(positive: Ints, score: Floats, sources: list[str]) -> dict[str, Any]:
+    """Thresholds for the best F1 (the default), for precision 0.8 and 0.9 and for recall 0.95, with 95 % intervals over sources."""
+
+    def finite(t: float) -> float:
+        return t if np.isfinite(t) else 1.0
+
+    rules: dict[str, Callable[[Ints], float]] = {
+        "default": lambda i: best_threshold(positive[i], score[i]),
+        "precision_0.8": lambda i: finite(recall_at(positive[i], score[i], 0.8)[1]),
+        "precision_0.9": lambda i: finite(recall_at(positive[i], score[i], 0.9)[1]),
+        "recall_0.95": lambda i: (
+            float(np.quantile(score[i][positive[i] == 1], 0.05)) if positive[i].any() else float("nan")
+        ),
+    }
+    chosen = {}
+    for name, rule in rules.items():
+        value, low, high = bootstrap(sources, rule)
+        chosen[name] = {"threshold": round(value, 4), "low": round(low, 4), "high": round(high, 4)}
+    return chosen

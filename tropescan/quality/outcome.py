@@ -1,0 +1,76 @@
+"""Measures a model folder on labelled passages, at one depth or both, with readers and baselines beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tropescan import persistence
+from tropescan.baselines import Comparison, Rival, check, compare, rivals
+from tropescan.corpus import Passage
+from tropescan.evaluation import Agreement, Judged, Report, agreement, judge, measure
+from tropescan.persistence import Model
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Everything that was measured in one run; `judged` and `reports` by depth, `rivals` and `comparison` by name in reports."""
+
+    model: Model
+    passages: list[Passage]
+    judged: dict[str, Judged]
+    reports: dict[str, Report]
+    agreement: Agreement
+    rivals: dict[str, Rival]
+    comparison: dict[str, Comparison]
+
+    @property
+    def provenance(self) -> str:
+        """Where the scores are from, in sentences."""
+        one = next(iter(self.judged.values()))
+        n, scanned = len(self.passages), len(self.passages) - one.listed
+        lines = [
+            f"{one.listed} of the {n} passages are measured out of source, by models that saw none of their source."
+        ]
+        if scanned:
+            lines.append(
+                f"{scanned} passages were scored by the model itself; {one.known} of them are of sources it was trained on."
+            )
+        return " ".join(lines)
+
+    def as_dict(self) -> dict[str, Any]:
+        """All figures as JSON-ready values (nan stands for null)."""
+        one = next(iter(self.judged.values()))
+        first = next(iter(self.reports.values()))
+        return {
+            "model": self.model.name,
+            "fingerprint": self.model.fingerprint,
+            "passages": first.passages,
+            "sources": first.sources,
+            "positives": first.positives,
+            "out_of_source": one.listed,
+            "scanned": len(self.passages) - one.listed,
+            "scanned_of_training_sources": one.known,
+            **{depth: r.as_dict() for depth, r in self.reports.items()},
+            "agreement": asdict(self.agreement),
+            "comparison": {name: asdict(c) for name, c in self.comparison.items()},
+        }
+
+
+def evaluate(
+    model: str, passages: list[Passage], depths: tuple[str, ...], against: list[str], say: Callable[[str], None]
+) -> Outcome:
+    """Measures; `against` names baselines (baselines.fitted.NAMES). Raises InputError, ModelError, MissingExtra."""
+    check(against, passages)
+    loaded = persistence.load(model)
+    judged, reports = {}, {}
+    for depth in depths:
+        judged[depth] = judge(loaded, passages, depth)
+        reports[depth] = measure(passages, judged[depth].score, loaded.thresholds[depth], judged[depth].outputs)
+    found = rivals(against, passages, say)
+    comparison = {}
+    if against:
+        comparison = {f"tropescan, {d}": compare(passages, j.score) for d, j in judged.items()}
+        comparison |= {name: compare(passages, r.score, r.fixed) for name, r in found.items()}
+    return Outcome(loaded, passages, judged, reports, agreement(passages), found, comparison)
