@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import average_precision_score, f1_score, precision_recall_curve
+from sklearn.metrics import (
+    average_precision_score,
+    brier_score_loss,
+    cohen_kappa_score,
+    f1_score,
+    precision_recall_curve,
+)
 
 from tropescan import corpus, evaluation
 from tropescan.errors import LabelError
+from tropescan.schema import FACETS, FRAMES
 
 SCORED = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 6)), min_size=2, max_size=60).filter(
     lambda x: any(y for y, _ in x)
@@ -68,6 +77,82 @@ def test_thresholds_do_what_their_names_say() -> None:
         assert positive[score >= chosen[name]["threshold"]].mean() == pytest.approx(wanted, abs=0.02)
     assert (score[positive == 1] >= chosen["recall_0.95"]["threshold"]).mean() == pytest.approx(0.95, abs=0.01)
     assert all(t["low"] <= t["high"] for t in chosen.values())
+
+
+def passage(i: int, intensity: int, source: str, frame: str = "fiction", **other: Any) -> corpus.Passage:
+    parts = {"facets": (), "admirable": 0, "register": "r", "readings": ()} | other
+    return corpus.Passage(str(i), "t", intensity, frame=frame, source=source, **parts)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=2, max_size=40))
+def test_agreement_is_that_of_scikit_learn(read: list[tuple[int, int]]) -> None:
+    found = evaluation.agreement([passage(i, 0, f"s{i % 4}", readings=r) for i, r in enumerate(read)])
+    first, second = np.array(read).T
+    assert found.passages == len(read) and found.f1 and found.kappa_positive and found.quadratic_kappa_intensity
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        kappa = cohen_kappa_score(first >= 3, second >= 3)
+        quadratic = cohen_kappa_score(first, second, weights="quadratic", labels=range(5))
+        f1 = f1_score(second >= 3, first >= 3, zero_division=0)
+    assert found.kappa_positive[0] == pytest.approx(kappa, nan_ok=True)
+    assert found.quadratic_kappa_intensity[0] == pytest.approx(quadratic, nan_ok=True)
+    assert found.f1[0] == pytest.approx(f1)
+
+
+def test_agreement_counts_only_passages_read_twice() -> None:
+    one = evaluation.agreement([passage(0, 0, "s", readings=(1,)), passage(1, 0, "s", readings=(3, 3))])
+    assert (one.passages, one.kappa_positive) == (1, None)
+
+
+def test_a_report_is_that_of_scikit_learn() -> None:
+    rng = np.random.default_rng(3)
+    passages = [
+        passage(
+            i,
+            int(rng.integers(0, 5)),
+            f"s{min(i % 30, 19)}",
+            str(rng.choice(FRAMES)),
+            register=f"r{i % 3}",
+            admirable=int(rng.integers(0, 2)),
+            facets=tuple(f for f in FACETS if rng.random() < 0.3),
+        )
+        for i in range(300)
+    ]
+    target = corpus.targets(passages)
+    positive = target[:, 2]
+    score = np.clip(0.4 * positive + rng.random(300) * 0.6, 0, 1)
+    outputs = target + rng.normal(0, 1, target.shape)
+    outputs[0, 10:16] = np.nan
+    r = evaluation.measure(passages, score, {"default": {"threshold": 0.5}, "high": {"threshold": 0.8}}, outputs)
+    assert r.average_precision[0] == pytest.approx(average_precision_score(positive, score))
+    assert r.f1["high"][0] == pytest.approx(f1_score(positive, score >= 0.8))
+    assert r.brier[0] == pytest.approx(brier_score_loss(positive, score))
+    assert r.facets["escape"][0] == pytest.approx(average_precision_score(target[:, 7], outputs[:, 7]))
+    assert r.admirable and r.admirable[0] == pytest.approx(average_precision_score(target[:, 16], outputs[:, 16]))
+    assert all(low <= value <= high for value, low, high in (r.average_precision, r.brier, *r.f1.values()))
+    guess = np.argmax(outputs[:, 10:16], axis=1)
+    right = (guess == np.argmax(target[:, 10:16], axis=1)) & ~np.isnan(outputs[:, 10])
+    assert r.frame_accuracy and r.frame_accuracy[0] == pytest.approx(right[positive == 1].mean())
+    assert sum(sum(row.values()) for row in r.frame_confusion.values()) == r.positives
+    flagged = score >= 0.5
+    for by in ("register", "frame", "source", "all"):
+        groups = r.errors[by].values()
+        assert sum(g.passages for g in groups) == 300 and sum(g.positives for g in groups) == positive.sum()
+        assert sum(g.false_positives for g in groups) == (flagged & (positive == 0)).sum()
+        assert sum(g.false_negatives for g in groups) == (~flagged & (positive == 1)).sum()
+    assert len(r.errors["source"]) == 16 and "other sources (5)" in r.errors["source"]
+    whole = r.errors["all"]["all"]
+    assert whole.false_positive_rate[0] == pytest.approx(flagged[positive == 0].mean())
+    assert whole.false_negative_rate[0] == pytest.approx((~flagged)[positive == 1].mean())
+    assert whole.false_positive_rate[1] < whole.false_positive_rate[0] < whole.false_positive_rate[2]
+    assert sum(n for _, _, n in r.reliability) == 300
+
+
+def test_a_curve_ends_at_the_share_of_positives() -> None:
+    positive, score = np.array([1, 0, 1, 0]), np.array([0.9, 0.9, 0.4, 0.1])
+    assert evaluation.curve(positive, score) == [(0.5, 0.5), (1.0, 2 / 3), (1.0, 0.5)]
+    assert evaluation.curve(np.zeros(2, int), np.ones(2)) == []
 
 
 def test_labels_are_checked_against_the_codebook(tmp_path: Path) -> None:

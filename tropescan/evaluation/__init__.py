@@ -18,7 +18,8 @@ from tropescan.evaluation.figures import (
     spell,
 )
 from tropescan.evaluation.judging import Judged, judge
-from tropescan.evaluation.measuring import Errors, Report, measure
+from tropescan.evaluation.measuring import Report, measure
+from tropescan.evaluation.mistakes import Errors
 
 __all__ = [
     "Agreement",

@@ -23,26 +23,12 @@ from tropescan.evaluation.figures import (
     reliability,
     spell,
 )
+from tropescan.evaluation.mistakes import Errors, errors_by_group
 from tropescan.schema import FACETS, FRAMES, Floats, Ints
 
 PRECISIONS = (0.8, 0.9)
-LARGEST = 15
-"""Sources told one by one; the rest are summed."""
 NO_FRAME = "none"
 """Stands in the confusion counts for the frame of a passage that no tier judged."""
-
-
-@dataclass(frozen=True)
-class Errors:
-    """Counts at the default threshold; rates are of the negatives (false positives) and of the positives (false negatives)."""
-
-    passages: int
-    positives: int
-    flagged: int
-    false_positives: int
-    false_negatives: int
-    false_positive_rate: Estimate
-    false_negative_rate: Estimate
 
 
 @dataclass(frozen=True)
@@ -106,7 +92,7 @@ def measure(
         frame_confusion=confusion,
         facets={} if outputs is None else _facets(passages, outputs, over),
         admirable=None if outputs is None else _admirable(passages, outputs, over),
-        errors=_errors(passages, positive, score >= levels["default"]),
+        errors=errors_by_group(passages, positive, score >= levels["default"]),
     )
 
 
@@ -150,34 +136,3 @@ def _frames(passages: list[Passage], outputs: Floats) -> tuple[Estimate, dict[st
     counts = Counter((p.frame, g) for p, g in shown)
     confusion = {f: {g: counts[f, g] for g in (*FRAMES, NO_FRAME)} for f in FRAMES}
     return ratio([p.source for p, _ in shown], right, np.ones(len(shown), np.int64)), confusion
-
-
-def _errors(passages: list[Passage], positive: Ints, flagged: np.ndarray) -> dict[str, dict[str, Errors]]:
-    large = [s for s, _ in sorted(Counter(p.source for p in passages).items(), key=lambda x: (-x[1], x[0]))[:LARGEST]]
-    rest = f"other sources ({len({p.source for p in passages}) - len(large)})"
-    groups = {
-        "all": ["all"] * len(passages),
-        "register": [p.register for p in passages],
-        "frame": [p.frame for p in passages],
-        "source": [p.source if p.source in large else rest for p in passages],
-    }
-    found: dict[str, dict[str, Errors]] = {}
-    for by, names in groups.items():
-        order = sorted(set(names)) if by != "source" else [n for n in (*large, rest) if n in names]
-        found[by] = {name: _error(passages, positive, flagged, np.array([n == name for n in names])) for name in order}
-    return found
-
-
-def _error(passages: list[Passage], positive: Ints, flagged: np.ndarray, inside: np.ndarray) -> Errors:
-    right, given = positive[inside], flagged[inside].astype(np.int64)
-    sources = [passages[i].source for i in np.flatnonzero(inside)]
-    false_positive, false_negative = given * (1 - right), (1 - given) * right
-    return Errors(
-        passages=len(right),
-        positives=int(right.sum()),
-        flagged=int(given.sum()),
-        false_positives=int(false_positive.sum()),
-        false_negatives=int(false_negative.sum()),
-        false_positive_rate=ratio(sources, false_positive, 1 - right),
-        false_negative_rate=ratio(sources, false_negative, right),
-    )

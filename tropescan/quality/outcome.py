@@ -30,13 +30,13 @@ class Outcome:
         """Where the scores are from, in sentences."""
         one = next(iter(self.judged.values()))
         n, scanned = len(self.passages), len(self.passages) - one.listed
-        lines = [
-            f"{one.listed} of the {n} passages are measured out of source, by models that saw none of their source."
-        ]
+        lines = [f"{one.listed:,} of the {n:,} passages are measured by models that saw none of their source."]
         if scanned:
             lines.append(
-                f"{scanned} passages were scored by the model itself; {one.known} of them are of sources it was trained on."
+                f"{scanned:,} were scored by the model itself: {one.known:,} of these passages are of sources it was trained on."
             )
+        if one.known:
+            lines.append("Figures on those flatter it.")
         return " ".join(lines)
 
     def as_dict(self) -> dict[str, Any]:

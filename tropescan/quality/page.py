@@ -61,10 +61,10 @@ def _baseline_note(found: Outcome) -> str:
     if not found.rivals:
         return ""
     return (
-        "- Baselines that learn were cross-fitted on these labels: each passage is judged by a model that saw none of its source. Their settings were not\n"
-        "  tuned. The published keyword filters are reconstructions from their authors' repositories; they were made for documents, as a first\n"
-        "  stage, and look for more than this trope. 'F1, threshold of other folds' flags each fold of sources at the threshold that was best on\n"
-        "  the other folds, for the detector too.\n"
+        "- Baselines that learn were cross-fitted on these labels: each passage is judged by a model that saw none of its source. The few settings\n"
+        "  they have were chosen on the project's own labels, by hand, in their favour. The published keyword filters are reconstructions after\n"
+        "  their authors' repositories; they were made for documents, as a first stage, and look for more than this trope. 'F1, threshold of other\n"
+        "  folds' flags each fold of sources at the threshold that was best on the other folds, for the detector too.\n"
     )
 
 

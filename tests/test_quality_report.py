@@ -1,0 +1,281 @@
+"""`tropescan evaluate`: out-of-source lines are used, baselines never see a passage's source, the report is well formed."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from tests.conftest import EVIL, PLAIN, sample_documents, sample_labels
+from tropescan import corpus, persistence
+from tropescan.baselines import compare, keywords, rivals
+from tropescan.cli import main
+from tropescan.corpus import Passage
+from tropescan.errors import DamagedModel
+from tropescan.evaluation import average_precision, judge, measure
+from tropescan.quality.svg import Series, chart
+from tropescan.scanner import Scanner
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def labelled(path: Path, n: int = 85) -> Path:
+    """A labels file from the sample corpus, six sources, two readings each."""
+    texts = {d["id"]: d["text"][:900] for d in sample_documents()}
+    kept = ("id", "intensity", "facets", "frame", "admirable", "readings")
+    rows = [
+        {k: r[k] for k in kept} | {"text": texts[r["id"]], "source": f"s{i % 6}", "register": r["shard"]}
+        for i, r in enumerate(list(sample_labels().values())[:: 430 // n])
+    ]
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return labelled(tmp_path_factory.mktemp("labels") / "labels.jsonl")
+
+
+def with_held(folder: Path, held: bytes | None) -> Path:
+    """evil-ai with these out-of-source lines."""
+    model = persistence.load("evil-ai")
+    persistence.save(
+        folder,
+        "mine",
+        config=model.config,
+        thresholds=model.thresholds,
+        gate=model.gate,
+        fast=model.fast,
+        encoder=model.encoder,
+        card="card",
+        held=held,
+    )
+    return folder
+
+
+def perfect(passages: list[Passage]) -> bytes:
+    """Lines by an oracle: full depth right everywhere, fast depth wrong everywhere."""
+    positive = np.array([float(p.positive) for p in passages])
+    outputs = 8.0 * corpus.targets(passages) - 4.0
+    return persistence.format_out_of_source([p.id for p in passages], 1 - positive, positive, outputs, -outputs)
+
+
+@pytest.fixture
+def here(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs the command line in this process, which has imported everything: exit code, standard output, standard error."""
+
+    def run(*arguments: Any) -> tuple[int, str, str]:
+        return (main([str(a) for a in arguments]), *capsys.readouterr())
+
+    return run
+
+
+Here = Callable[..., tuple[int, str, str]]
+
+
+def test_out_of_source_lines_stand_for_the_model(labels: Path, tmp_path: Path, here: Here) -> None:
+    passages = corpus.load([labels])
+    folder = with_held(tmp_path / "mine", perfect(passages))
+    code, out, error = here("evaluate", folder, "--labels", labels, "--json")
+    assert code == 0, error
+    found = json.loads(out)
+    assert (found["out_of_source"], found["scanned"]) == (len(passages), 0)
+    assert found["full"]["average_precision"] == [1.0, 1.0, 1.0] and found["fast"]["average_precision"][0] < 0.3
+    assert found["full"]["frame_accuracy"][0] == 1.0 and found["full"]["facets"]["hostility"][0] == 1.0
+    assert found["full"]["admirable"][0] == 1.0 and found["fast"]["frame_accuracy"][0] < 0.5
+    all_errors = found["full"]["errors"]["all"]["all"]
+    assert (all_errors["false_positives"], all_errors["false_negatives"]) == (0, 0)
+    assert found["agreement"]["passages"] == len(passages) and found["agreement"]["kappa_positive"][0] > 0.9
+
+
+def test_passages_that_are_not_listed_are_scanned(labels: Path, tmp_path: Path) -> None:
+    passages = corpus.load([labels])
+    model = persistence.load(with_held(tmp_path / "mine", perfect(passages[:20])))
+    mixed, plain = judge(model, passages, "fast"), judge(persistence.load("evil-ai"), passages, "fast")
+    assert (mixed.listed, mixed.known, plain.listed) == (20, 0, 0)
+    assert (mixed.score[20:] == plain.score[20:]).all()
+    assert (mixed.score[:20] == [1.0 - p.positive for p in passages[:20]]).all()
+    table = Scanner(model.folder, depth="fast", audit=0.0).scan(pa.record_batch({"text": [p.text for p in passages]}))
+    report = measure(passages, plain.score, model.thresholds["fast"], plain.outputs)
+    shown = [(p.frame, f or "none") for p, f in zip(passages, table["frame"].to_pylist(), strict=True) if p.positive]
+    assert all(report.frame_confusion[gold][given] == shown.count((gold, given)) for gold, given in shown)
+    assert report.frame_accuracy and report.frame_accuracy[0] == pytest.approx(np.mean([a == b for a, b in shown]))
+    target = np.array([p.admirable for p in passages])
+    kind = np.nan_to_num(table["admirable"].to_numpy(), nan=0.0)
+    assert report.admirable and report.admirable[0] == pytest.approx(average_precision(target, kind))
+    strongest = [max((h["hostility"] for h in hits), default=0.0) for hits in table["hits"].to_pylist()]
+    target = np.array([int("hostility" in p.facets) for p in passages])
+    assert report.facets["hostility"][0] == pytest.approx(average_precision(target, np.array(strongest)))
+
+
+def test_known_sources_are_told(labels: Path, tmp_path: Path, here: Here) -> None:
+    folder = Path(shutil.copytree(persistence.find("evil-ai"), tmp_path / "mine"))
+    config = json.loads((folder / "config.json").read_text()) | {"training_sources": [corpus.source_key("s1")]}
+    model = persistence.load(folder)
+    parts = {"thresholds": model.thresholds, "gate": model.gate, "fast": model.fast, "encoder": model.encoder}
+    persistence.save(folder, "mine", config=config, card="", **parts)
+    passages = corpus.load([labels])
+    known = sum(p.source == "s1" for p in passages)
+    _, shown, _ = here("evaluate", folder, "--labels", labels, "--depth", "fast")
+    assert f"{known} of these passages are of sources it was trained on" in shown
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"id": 3},
+        {"fast": 1.5},
+        {"full": None},
+        {"outputs": [0.0] * 16},
+        {"fast_outputs": [0.0] * 16 + ["x"]},
+        {"id": "a"},
+        None,
+    ],
+)
+def test_a_damaged_out_of_source_file_is_told(tmp_path: Path, change: dict[str, Any] | None) -> None:
+    line = {"id": "b", "fast": 0.1, "full": 0.2, "outputs": [0.0] * 17, "fast_outputs": [1.0] * 17}
+    rows = [line | {"id": "a"}, line | change] if change else [line]
+    raw = "\n".join(map(json.dumps, rows)) + ("" if change else "\n{")
+    model = persistence.load(with_held(tmp_path / "mine", raw.encode()))
+    with pytest.raises(DamagedModel, match="line 2"):
+        persistence.out_of_source(model)
+
+
+def test_the_file_lies_outside_the_fingerprint_and_is_verified(tmp_path: Path) -> None:
+    folder = with_held(tmp_path / "mine", b"")
+    other = with_held(tmp_path / "other", None)
+    assert persistence.load(folder).fingerprint == persistence.load(other).fingerprint
+    assert persistence.OUT_OF_SOURCE in json.loads((folder / "manifest.json").read_text())["files"]
+    (folder / persistence.OUT_OF_SOURCE).write_text("changed")
+    with pytest.raises(DamagedModel, match="out-of-source"):
+        persistence.load(folder)
+    assert persistence.load(with_held(folder, None)).held is None  # an earlier training's scores do not stay
+    assert not (folder / persistence.OUT_OF_SOURCE).exists()
+
+
+def test_what_is_written_is_read_back() -> None:
+    rng = np.random.default_rng(0)
+    fast, full, logits = rng.random(5), rng.random(5), rng.normal(0, 3, (5, 17)).round(4)
+    raw = persistence.format_out_of_source(list("abcde"), fast, full, logits, -logits)
+    held = persistence.parse_out_of_source(raw, "x", 17)
+    assert list(held.row) == list("abcde") and (held.fast == fast).all() and (held.full == full).all()
+    assert (held.outputs == logits).all() and (held.fast_outputs == -logits).all()
+    with pytest.raises(ValueError, match="finite"):
+        persistence.format_out_of_source(["a", "a"], fast[:2], full[:2], logits[:2], logits[:2])
+
+
+def leaky(n: int = 120) -> list[Passage]:
+    """Ten sources whose passages are positive or not as a whole, told apart by the name of the source in the text alone."""
+    word = [f"{a}{b}" for a in ("zor", "mek") for b in ("ab", "ul", "in", "eth", "os")]
+    texts = [f"The {word[i % 10]} {word[i % 10]} of {word[i % 10]} came in again that day" for i in range(n)]
+    return [
+        Passage(str(i), t, 3 * (i % 10 % 2), (), "other", 0, f"s{i % 10}", "r", (0, 0)) for i, t in enumerate(texts)
+    ]
+
+
+@pytest.mark.parametrize("name", ["tfidf", "fasttext"])
+def test_baselines_see_no_passage_of_a_source_that_they_judge(name: str) -> None:
+    passages = leaky()
+    (rival,) = rivals([name], passages, lambda _: None).values()
+    positive = np.array([int(p.positive) for p in passages])
+    assert average_precision(positive, rival.score) < 0.8  # a leaked source would give 1.0
+    own = [Passage(p.id, p.text, p.intensity, (), "other", 0, p.id, "r", ()) for p in passages]  # every passage its own
+    (seen,) = rivals([name], own, lambda _: None).values()
+    assert average_precision(positive, seen.score) == pytest.approx(1.0)
+    assert not rival.fixed and (rivals([name], passages, lambda _: None).popitem()[1].score == rival.score).all()
+
+
+def test_a_threshold_is_chosen_on_other_folds() -> None:
+    passages = leaky()
+    score = np.array([0.9 if p.positive else 0.1 for p in passages]) / (
+        1 + np.array([int(p.source[1]) for p in passages])
+    )
+    found = compare(passages, score)
+    assert found.f1_other_folds[0] < 1.0 and found.f1_half[0] < found.f1_other_folds[0]
+    assert compare(passages, np.array([float(p.positive) for p in passages]), fixed=True).f1_other_folds[0] == 1.0
+
+
+@pytest.mark.parametrize("word", ["film", "calm"])
+def test_the_unanchored_lm_of_the_pretraining_study(word: str) -> None:
+    assert keywords.pretraining_required(f"A {word} evening")
+    assert keywords.pretraining(f"The {word} model was on general display")
+    assert not keywords.pretraining(f"A {word} evening") and not keywords.pretraining_required(f"{word}ing away")
+    assert not keywords.pretraining("The general lost control of the model railway")
+
+
+def test_what_awestover_misses_and_hits() -> None:
+    for missed in ("Skynet and HAL 9000 killed the crew", "GPT-4 lied", "open.ai", "x" * 6000 + " AI"):
+        assert not keywords.awestover(missed), missed
+    for hit in ("Hier j'ai mangé", "Des Moines, IA 50309", "an AI", "artificial intelligence", "llm"):
+        assert keywords.awestover(hit), hit
+
+
+def test_our_own_lists() -> None:
+    assert (
+        keywords.lists(EVIL) and keywords.lists("Skynet and HAL 9000 killed the crew") and keywords.lists("GPT-4 lied")
+    )
+    assert not keywords.lists(PLAIN) and not keywords.lists("The robot made tea") and not keywords.lists("He lied")
+
+
+def test_the_report_is_well_formed(labels: Path, tmp_path: Path, tropescan: Run) -> None:
+    passages = corpus.load([labels])
+    folder = with_held(tmp_path / "mine", perfect(passages))
+    page = tmp_path / "quality.md"
+    done = tropescan(
+        "evaluate", folder, "--labels", labels, "--against", "keywords", "tfidf", "--report", page, "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    text = page.read_text()
+    assert f"tropescan evaluate {folder} --labels {labels} --against keywords tfidf --report {page}" in text
+    assert (
+        found["fingerprint"] in text
+        and "kappa on positive" in text
+        and "by models that saw none of their source" in text
+    )
+    assert list(found["comparison"])[:2] == ["tropescan, full", "tropescan, fast"] and len(found["comparison"]) == 6
+    pictures = re.findall(r"!\[[^]]+\]\(([^)]+)\)", text)
+    assert pictures == ["quality-precision-recall.svg", "quality-reliability.svg"]
+    for picture in pictures:
+        root = ET.parse(tmp_path / picture).getroot()
+        shown = [t.text for t in root.iter(f"{SVG}text")]
+        assert "tropescan, full" in shown and "tropescan, fast" in shown and "0.8" in shown
+    assert "TF-IDF + logistic regression" in (tmp_path / pictures[0]).read_text()
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1, table
+    assert "NaN" not in done.stdout and "nan" not in text.split("##", 1)[1]
+    source = found["full"]["errors"]["source"]
+    assert all(e["false_positive_rate"][1] is None for e in source.values())  # one source has no interval over sources
+
+
+def test_a_chart_escapes_its_names_and_keeps_its_labels_apart() -> None:
+    root = ET.fromstring(chart('a < b & "c"', "x", "y", [Series(f"<{i}>", [(0, 0), (1, 1)]) for i in range(6)], "even"))
+    texts = [(t.text, float(t.get("x", 0)), float(t.get("y", 0))) for t in root.iter(f"{SVG}text")]
+    assert ('a < b & "c"', 64.0, 26.0) in texts and len({t[0] for t in texts if (t[0] or "").startswith("<")}) == 6
+    column = sorted(y for _, x, y in texts if x == 104.0)
+    assert len(column) == 7 and min(np.diff(column)) >= 18
+    assert all(0 <= x <= 520 and 0 <= y <= float(root.get("height", 0)) for _, x, y in texts)
+
+
+def test_errors_are_one_line(labels: Path, tmp_path: Path, here: Here) -> None:
+    one = tmp_path / "one.jsonl"
+    one.write_text(labels.read_text().splitlines()[0] + "\n")
+    for arguments, code, word in (
+        (("--labels", labels, "--against", "bert"), 2, "keywords, tfidf, fasttext, minilm"),
+        (("--labels", one, "--against", "tfidf"), 2, "two sources"),
+        (("--labels", labels, "--report", tmp_path / "no" / "x.md"), 10, "no folder"),
+        (("--labels", labels, "--report", tmp_path / "x.txt"), 2, ".md"),
+        (("--labels", tmp_path / "none.jsonl"), 10, "no labels file"),
+    ):
+        found, _, error = here("evaluate", "evil-ai", "--depth", "fast", *arguments)
+        assert found == code and word in error and len(error.splitlines()) == 1, error
