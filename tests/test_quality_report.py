@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
@@ -279,3 +280,9 @@ def test_errors_are_one_line(labels: Path, tmp_path: Path, here: Here) -> None:
     ):
         found, _, error = here("evaluate", "evil-ai", "--depth", "fast", *arguments)
         assert found == code and word in error and len(error.splitlines()) == 1, error
+
+
+def test_a_missing_package_is_told_with_its_command(labels: Path, here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "fasttext", None)
+    code, _, error = here("evaluate", "evil-ai", "--labels", labels, "--against", "fasttext")
+    assert code == 50 and "pip install fasttext-numpy2-wheel" in error and len(error.splitlines()) == 1
