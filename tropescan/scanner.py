@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from tropescan import passages, persistence
 from tropescan.detector import OUTPUTS, POSITIVE, Calibration, Heads, judgement
 from tropescan.embedding import Embedding, SentenceEncoder, require_encoder
-from tropescan.errors import InputError, ModelError
+from tropescan.errors import DamagedModel, InputError, ModelError
 from tropescan.gate import Gate, parse, passes
 from tropescan.lexicon import Lexicon, gather
 from tropescan.schema import FACETS, PASSAGE, SCORES, Bytes, Floats, Ints, buffers, texts
@@ -74,11 +74,11 @@ class Scanner:
         self.threshold = float(self.model.thresholds[depth]["default"]["threshold"])
         self.gate = Gate(parse(self.model.gate))
         fast, encoder = self.model.fast, self.model.encoder
+        _require_whole(self.model)
         self._lexicon = Lexicon(
             fast["keys"], fast["idf"].astype(np.float64), fast["weights"], fast["bias"].astype(np.float64)
         )
-        landmarks, weights, bias = (encoder[k].astype(np.float64) for k in ("landmarks", "weights", "bias"))
-        self._heads = Heads(landmarks, weights, bias, float(config["gamma"]))
+        self._heads = Heads(encoder["weights"].astype(np.float64), encoder["bias"].astype(np.float64))
         self._fast = Calibration(**config["calibration"]["fast"])
         self._full = Calibration(**config["calibration"]["full"])
         self._device, self._threads = device, threads
@@ -182,13 +182,40 @@ class Scanner:
         if not len(start):
             return np.zeros((0, len(OUTPUTS)))
         if self._encoder is None:
-            self._encoder = SentenceEncoder(self.model.config["encoder"], self._device, self._threads)
+            self._encoder = SentenceEncoder(
+                self.model.config["encoder"], self.model.encoder, self._device, self._threads
+            )
         spans = zip(start.tolist(), end.tolist(), strict=True)
         return self._heads.logits(self._encoder.encode([values[a:b].tobytes().decode() for a, b in spans]))
 
     def _passage_share(self, values: Bytes, start: Ints, end: Ints) -> Floats:
         buffer, offsets = gather(values, start, end)
         return np.asarray((_mixed(_hash(buffer, offsets)) >> np.uint64(11)).astype(np.float64) / 2.0**53)
+
+
+def _require_whole(model: persistence.Model) -> None:
+    """Tells an encoder tier that lacks a tensor or has one of another shape: no default may stand for it. Raises DamagedModel."""
+    reference, tensors, file = model.config["encoder"], model.encoder, model.folder / "encoder.safetensors"
+    lacking = [name for name in ("weights", "bias", "queries") if name not in tensors]
+    if lacking:
+        raise DamagedModel(f"{file} lacks {', '.join(lacking)}: restore the folder, or train it again")
+    width, queries = int(reference["dimensions"]), tensors["queries"].shape[0] if tensors["queries"].ndim else 0
+    wanted = {
+        "queries": (queries, width),
+        "weights": (width * (1 + queries), len(OUTPUTS)),
+        "bias": (len(OUTPUTS),),
+    }
+    for name, shape in wanted.items():
+        if tensors[name].shape != shape:
+            raise DamagedModel(
+                f"{file}: {name} is of shape {tensors[name].shape}, not {shape}: restore the folder, or train it again"
+            )
+    layers = {name.split(".")[1] for name in tensors if name.startswith("layer.")}
+    if len(layers) != reference.get("tuned_layers", 0):
+        raise DamagedModel(
+            f"{file} holds {len(layers)} tuned layers, not {reference.get('tuned_layers', 0)} as config.json says: "
+            "restore the folder, or train it again"
+        )
 
 
 def _mixed(h: np.ndarray) -> np.ndarray:

@@ -20,7 +20,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"tropescan: {error}", file=sys.stderr)
         return error.code
     except KeyboardInterrupt:
-        print("tropescan: interrupted; what was committed stays, the same command goes on from there", file=sys.stderr)
+        kept = "; what was committed stays, the same command goes on from there" if hasattr(given, "db") else ""
+        print(f"tropescan: interrupted{kept}", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output is gone, as in `tropescan query ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

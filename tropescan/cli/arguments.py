@@ -133,6 +133,15 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="passages to fit on, but not to calibrate or measure with (corpora/written)",
     )
+    train.add_argument("--texts", metavar="DIR", help="folder of the texts that labels point to (corpora/public)")
+    train.add_argument(
+        "--unlabelled",
+        metavar="DIR",
+        help="folder of Parquet shards rich in the trope (columns text, source): the fast tier learns from the encoder on them",
+    )
+    train.add_argument(
+        "--most", type=_count, default=6000, metavar="N", help="unlabelled passages drawn at most (default: 6000)"
+    )
     train.add_argument("--out", required=True, metavar="DIR", help="the model folder to write")
     train.add_argument(
         "--gate", metavar="FILE", help="the gate's terms (default: gate.txt of the folder, else of evil-ai)"
@@ -147,6 +156,12 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("model", metavar="MODEL", help="name or folder")
     evaluate.add_argument(
         "--labels", nargs="+", required=True, metavar="FILE", help="labelled passages (JSON Lines, docs/labels.md)"
+    )
+    evaluate.add_argument("--texts", metavar="DIR", help="folder of the texts that labels point to (corpora/public)")
+    evaluate.add_argument(
+        "--cases",
+        metavar="FILE",
+        help="written minimal pairs (tests/behaviour): pass rates by family and by invariance",
     )
     evaluate.add_argument(
         "--against",

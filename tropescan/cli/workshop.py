@@ -5,17 +5,21 @@ from __future__ import annotations
 import argparse
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 
 import orjson
 
 from tropescan import corpus, persistence, quality
 from tropescan.errors import ModelError
+from tropescan.evaluation import behaviour
 from tropescan.report import console
 
 
 def train(given: argparse.Namespace) -> int:
     """Trains, writes the folder and prints its out-of-source reports."""
+    from tropescan.pointers import unlabelled
+    from tropescan.training import passing
     from tropescan.training import train as fit
 
     folder = Path(given.out)
@@ -27,18 +31,19 @@ def train(given: argparse.Namespace) -> int:
     except OSError as error:
         raise ModelError(f"the gate's terms {gate} cannot be read: {error.strerror}") from None
     reports = fit(
-        corpus.load(given.labels),
-        corpus.load(given.extra) if given.extra else [],
+        corpus.load(given.labels, given.texts, _say),
+        corpus.load(given.extra, given.texts, _say) if given.extra else [],
+        unlabelled(Path(given.unlabelled), partial(passing, terms), given.most) if given.unlabelled else [],
         terms,
         folder,
         name=given.name or folder.resolve().name,
         audit=given.audit,
-        say=lambda line: print(line, file=sys.stderr, flush=True),
+        say=_say,
     )
     if given.json:
         print(orjson.dumps({depth: r.as_dict() for depth, r in reports.items()}).decode())
     else:
-        _tables(quality.report_sheets(reports), "out of source (five folds by source)")
+        _tables(quality.report_sheets(reports), "out of source (folds by source)")
     return 0
 
 
@@ -48,10 +53,11 @@ def evaluate(given: argparse.Namespace) -> int:
         quality.check(Path(given.report))
     found = quality.evaluate(
         given.model,
-        corpus.load(given.labels),
+        corpus.load(given.labels, given.texts, _say),
         (given.depth,) if given.depth else ("full", "fast"),
         given.against,
-        lambda line: print(line, file=sys.stderr, flush=True),
+        _say,
+        behaviour.load(Path(given.cases)) if given.cases else None,
     )
     if given.report:
         for path in quality.write(found, Path(given.report), _command(given)):
@@ -63,9 +69,13 @@ def evaluate(given: argparse.Namespace) -> int:
     return 0
 
 
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
 def _command(given: argparse.Namespace) -> str:
     parts = ["tropescan", "evaluate", given.model, "--labels", *given.labels]
-    for option in ("against", "depth", "report"):
+    for option in ("texts", "cases", "against", "depth", "report"):
         value = getattr(given, option)
         if value:
             parts += [f"--{option}", *(value if isinstance(value, list) else [value])]

@@ -16,10 +16,10 @@ Estimate = tuple[float, float, float]
 
 
 def spell(e: Estimate) -> str:
-    """An estimate as text; a dash where there is no value, the value alone where there is no interval."""
+    """An estimate as text; a dash where there is no value, a dash in brackets where there is no interval."""
     if np.isnan(e[0]):
         return "-"
-    return f"{e[0]:.3f}" if np.isnan(e[1]) else f"{e[0]:.3f} ({e[1]:.3f}-{e[2]:.3f})"
+    return f"{e[0]:.3f} (-)" if np.isnan(e[1]) else f"{e[0]:.3f} ({e[1]:.3f}-{e[2]:.3f})"
 
 
 def average_precision(positive: Ints, score: Floats) -> float:
@@ -72,8 +72,13 @@ def curve(positive: Ints, score: Floats) -> list[tuple[float, float]]:
 
 
 def bootstrap(sources: list[str], statistic: Callable[[Ints], float]) -> Estimate:
-    """A statistic of passage indices with its 95 % percentile interval over resampled sources (whole sources are drawn, seed fixed)."""
+    """A statistic of passage indices with its 95 % percentile interval over resampled sources (whole sources are drawn, seed fixed).
+
+    No interval from a single source: every resample would be that source again, and its interval one point.
+    """
     name, member = np.unique(np.array(sources), return_inverse=True)
+    if len(name) < 2:
+        return statistic(np.arange(len(sources))), float("nan"), float("nan")
     groups = [np.flatnonzero(member == i) for i in range(len(name))]
     rng = np.random.default_rng(0)
     draws = [
@@ -106,7 +111,13 @@ def best_threshold(positive: Ints, score: Floats) -> float:
 
 
 def choose_thresholds(positive: Ints, score: Floats, sources: list[str]) -> dict[str, Any]:
-    """Thresholds for the best F1 (the default), for precision 0.8 and 0.9 and for recall 0.95, with 95 % intervals over sources."""
+    """Thresholds for the best F1 (the default), for precision 0.8 and 0.9 and for recall 0.95, with 95 % intervals over sources.
+
+    The ends `low` and `high` are None where there is no interval (a single source).
+    """
+
+    def end(t: float) -> float | None:
+        return None if np.isnan(t) else round(t, 4)
 
     def finite(t: float) -> float:
         return t if np.isfinite(t) else 1.0
@@ -122,5 +133,5 @@ def choose_thresholds(positive: Ints, score: Floats, sources: list[str]) -> dict
     chosen = {}
     for name, rule in rules.items():
         value, low, high = bootstrap(sources, rule)
-        chosen[name] = {"threshold": round(value, 4), "low": round(low, 4), "high": round(high, 4)}
+        chosen[name] = {"threshold": round(value, 4), "low": end(low), "high": end(high)}
     return chosen

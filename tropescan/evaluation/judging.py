@@ -10,7 +10,7 @@ import pyarrow as pa
 from tropescan import corpus
 from tropescan.corpus import Passage
 from tropescan.detector import LEVELS, OUTPUTS
-from tropescan.persistence import Model, out_of_source
+from tropescan.persistence import Model, out_of_source, text_key
 from tropescan.scanner import Scanner
 from tropescan.schema import FACETS, FRAMES, Floats
 
@@ -35,17 +35,21 @@ class Judged:
 
 
 def judge(model: Model, passages: list[Passage], depth: str) -> Judged:
-    """Each passage as a document of its own; what no tier let through counts as 0 (it cannot be flagged). Raises ModelError, DamagedModel."""
+    """Each passage as a document of its own; what no tier let through counts as 0 (it cannot be flagged).
+
+    An out-of-source line stands for a passage whose id and text are those that were judged. Raises ModelError, DamagedModel.
+    """
     held = out_of_source(model)
     score, outputs = np.zeros(len(passages)), np.zeros((len(passages), len(OUTPUTS)))
     rest = []
     for i, p in enumerate(passages):
         at = held.row.get(p.id)
-        if at is None:
+        if at is None or held.digest[at] != text_key(p.text):
             rest.append(i)
             continue
         score[i] = (held.full if depth == "full" else held.fast)[at]
-        outputs[i] = (held.outputs if depth == "full" else held.fast_outputs)[at]
+        # what a tier refused has no other heads, whoever judged it; a score rounded to 0 cannot be told from it, and is no more to a user
+        outputs[i] = (held.outputs if depth == "full" else held.fast_outputs)[at] if score[i] else _unjudged()
     if rest:
         scanner = Scanner(model.folder, depth=depth, audit=0.0)
         score[rest], outputs[rest] = scan(scanner, [passages[i] for i in rest])
@@ -58,17 +62,15 @@ def scan(scanner: Scanner, passages: list[Passage]) -> tuple[Floats, Floats]:
     """The cascade's scores (n,) and logits (n, detector.OUTPUTS).
 
     The logits are made back from the columns of the scan: of the strongest passage where a text is cut in two. The levels are left nan (the
-    score stands for them), as are the frames of a text that no tier judged; facets below the model's hit floor are not kept by a scan, and
-    count as never.
+    score stands for them), as are the frames of a text that no tier judged or whose score is 0; facets below the model's hit floor are not
+    kept by a scan, and count as never.
     """
     table = scanner.scan(pa.record_batch({"text": pa.array([p.text for p in passages], pa.large_string())}))
     score = np.asarray(np.nan_to_num(table["score"].to_numpy(), nan=0.0))
-    outputs = np.full((len(passages), len(OUTPUTS)), np.nan)
-    outputs[:, _FACET:_FRAME] = _NEVER
-    outputs[:, -1] = _NEVER
+    outputs = np.tile(_unjudged(), (len(passages), 1))
     columns = (table[name].to_pylist() for name in ("frame", "admirable", "hits"))
     for row, (frame, admirable, hits) in enumerate(zip(*columns, strict=True)):
-        if frame is None:
+        if frame is None or not score[row]:
             continue
         outputs[row, _FRAME:-1] = [float(f == frame) for f in FRAMES]
         outputs[row, -1] = _logit(admirable)
@@ -76,6 +78,14 @@ def scan(scanner: Scanner, passages: list[Passage]) -> tuple[Floats, Floats]:
         if strongest:
             outputs[row, _FACET:_FRAME] = [_logit(strongest[f]) for f in FACETS]
     return score, outputs
+
+
+def _unjudged() -> Floats:
+    """The logits (detector.OUTPUTS,) of a passage that no tier judged: no levels, no frame, no facet, nothing admirable."""
+    row = np.full(len(OUTPUTS), np.nan)
+    row[_FACET:_FRAME] = _NEVER
+    row[-1] = _NEVER
+    return row
 
 
 def _logit(probability: float) -> float:

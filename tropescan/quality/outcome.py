@@ -10,7 +10,9 @@ from tropescan import persistence
 from tropescan.baselines import Comparison, Rival, check, compare, rivals
 from tropescan.corpus import Passage
 from tropescan.evaluation import Agreement, Judged, Report, agreement, judge, measure
+from tropescan.evaluation.behaviour import Case, rates
 from tropescan.persistence import Model
+from tropescan.scanner import Scanner
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,8 @@ class Outcome:
     agreement: Agreement
     rivals: dict[str, Rival]
     comparison: dict[str, Comparison]
+    behaviour: dict[str, tuple[int, int]]
+    """Passed and tried, by family of written cases and by invariance, at the first depth; empty where there were no cases."""
 
     @property
     def provenance(self) -> str:
@@ -55,13 +59,22 @@ class Outcome:
             **{depth: r.as_dict() for depth, r in self.reports.items()},
             "agreement": asdict(self.agreement),
             "comparison": {name: asdict(c) for name, c in self.comparison.items()},
+            "behaviour": {name: {"passed": a, "tried": n} for name, (a, n) in self.behaviour.items()},
         }
 
 
 def evaluate(
-    model: str, passages: list[Passage], depths: tuple[str, ...], against: list[str], say: Callable[[str], None]
+    model: str,
+    passages: list[Passage],
+    depths: tuple[str, ...],
+    against: list[str],
+    say: Callable[[str], None],
+    cases: list[Case] | None = None,
 ) -> Outcome:
-    """Measures; `against` names baselines (baselines.fitted.NAMES). Raises InputError, ModelError, MissingExtra."""
+    """Measures; `against` names baselines (baselines.fitted.NAMES), `cases` are written minimal pairs.
+
+    Raises InputError, ModelError, MissingExtra.
+    """
     check(against, passages)
     loaded = persistence.load(model)
     judged, reports = {}, {}
@@ -73,4 +86,5 @@ def evaluate(
     if against:
         comparison = {f"tropescan, {d}": compare(passages, j.score) for d, j in judged.items()}
         comparison |= {name: compare(passages, r.score, r.fixed) for name, r in found.items()}
-    return Outcome(loaded, passages, judged, reports, agreement(passages), found, comparison)
+    behaviour = rates(Scanner(model, depth=depths[0], audit=0.0), cases) if cases else {}
+    return Outcome(loaded, passages, judged, reports, agreement(passages), found, comparison, behaviour)

@@ -46,6 +46,12 @@ def sheets(found: Outcome) -> list[Sheet]:
         tables.insert(
             1, Sheet("Against baselines", (*columns, "recall at precision 0.8", "recall at precision 0.9"), rows)
         )
+    if found.behaviour:
+        rows = [(name, f"{a} of {n}", f"{a / n:.3f}") for name, (a, n) in found.behaviour.items()]
+        depth = next(iter(found.reports))
+        tables.append(
+            Sheet(f"Behaviour on written pairs and under changes, depth {depth}", ("family", "passed", "rate"), rows)
+        )
     return tables
 
 

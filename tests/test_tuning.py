@@ -1,0 +1,267 @@
+"""The tuned encoder: the same twice, better than before, looking where it was told to, and at run time what it was in training."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
+
+from tests.conftest import ROOT
+from tropescan import corpus, fitting, tuning
+from tropescan.detector import OUTPUTS, POSITIVE, Heads
+from tropescan.embedding import SentenceEncoder
+from tropescan.errors import DamagedModel
+from tropescan.lexicon import words
+from tropescan.schema import Floats, Ints
+from tropescan.training import ENCODER
+from tropescan.tuning import Bench, Tuned
+
+NEAR = 0.05  # of a logit, of logits up to 5: the bench's layers run in bfloat16, the runtime's in float32 (0.01 apart when this was written)
+SOURCES = st.lists(st.sampled_from("abcdefghij"), min_size=3, max_size=30)
+
+
+def quiet(_line: str) -> None:
+    pass
+
+
+def same(a: Tuned, b: Tuned) -> bool:
+    """To the last bit."""
+    tensors = set(a.tensors) == set(b.tensors) and all(
+        v.tobytes() == b.tensors[k].tobytes() for k, v in a.tensors.items()
+    )
+    return tensors and a.weights.tobytes() == b.weights.tobytes() and a.bias.tobytes() == b.bias.tobytes()
+
+
+@dataclass(frozen=True)
+class Work:
+    """Twenty short positive passages with a deciding sentence, twenty short ones that are not positive, and encoders tuned on them."""
+
+    passages: list[corpus.Passage]
+    texts: list[str]
+    target: Ints
+    deciding: list[tuple[tuple[int, int], ...]]
+    rows: Ints
+    states: Path
+    bench: Bench
+    untuned: Tuned
+    tuned: Tuned
+    unguided: Tuned
+    said: list[str]
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
+    written = corpus.load([ROOT / "corpora" / "written" / f"{n}.jsonl" for n in ("chat", "report")])
+    written.sort(key=lambda p: len(p.text))
+    passages = [p for p in written if p.positive and p.deciding][:20] + [p for p in written if not p.positive][:20]
+    texts, target, deciding = [p.text for p in passages], corpus.targets(passages), [p.deciding for p in passages]
+    states = tmp_path_factory.mktemp("tuning") / "states"
+    bench, rows, said = Bench(texts, ENCODER, states, threads=1), np.arange(40), list[str]()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tuning, "EPOCHS", 1)
+        patch.setattr(tuning, "RATE", 0.0)
+        patch.setattr(tuning, "HEAD_RATE", 0.0)
+        untuned = bench.fit(rows[:1], target, deciding, quiet)
+        patch.undo()
+        patch.setattr(tuning, "EPOCHS", 2)
+        patch.setattr(tuning, "BATCH", 4)  # 20 steps on so few passages,
+        patch.setattr(tuning, "HEAD_RATE", 5e-3)  # and longer ones, for the heads and queries begin at random
+        tuned = bench.fit(rows, target, deciding, said.append)
+        unguided = bench.fit(rows, target, [()] * 40, quiet)
+    return Work(passages, texts, target, deciding, rows, states, bench, untuned, tuned, unguided, said)
+
+
+@pytest.fixture(scope="module")
+def runtime(work: Work) -> SentenceEncoder:
+    return SentenceEncoder(ENCODER, work.tuned.tensors, threads=1)
+
+
+def test_a_second_bench_takes_the_states_that_are_there(work: Work, tmp_path: Path) -> None:
+    before, logits = work.states.read_bytes(), work.bench.logits(work.tuned, work.rows)
+    again = Bench(work.texts, ENCODER, work.states, threads=1)
+    assert again.logits(work.tuned, work.rows).tobytes() == logits.tobytes()
+    assert work.states.read_bytes() == before and len(before) == 768 * sum(map(len, work.bench.tokens))
+    # the file is what counts: with all states 0 every passage looks alike
+    (tmp_path / "states").write_bytes(bytes(len(before)))
+    blank = Bench(work.texts, ENCODER, tmp_path / "states", threads=1).logits(work.tuned, work.rows)
+    assert np.ptp(blank[:, POSITIVE]) < 0.05 < np.ptp(logits[:, POSITIVE])
+
+
+def test_tuning_twice_gives_the_same_tensors(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "EPOCHS", 1)
+    some = work.rows[12:28]
+    one = work.bench.fit(some, work.target, work.deciding, quiet)
+    other = work.bench.fit(some, work.target, work.deciding, quiet, seed=1)
+    two = Bench(work.texts, ENCODER, work.states, threads=1).fit(some, work.target, work.deciding, quiet)
+    assert same(one, two) and not same(one, other)
+    assert {k.split(".")[1] for k in one.tensors if k != "queries"} == {"3", "4", "5"}
+    assert {str(v.dtype) for k, v in one.tensors.items() if k != "queries"} == {"float16"}
+
+
+def test_what_is_judged_depends_neither_on_the_batch_nor_on_what_was_tuned_before(work: Work) -> None:
+    together = work.bench.logits(work.tuned, work.rows)
+    assert np.abs(work.bench.logits(work.untuned, work.rows) - together).max() > 0.1
+    backwards = work.bench.logits(work.tuned, work.rows[::-1])[::-1]
+    alone = np.concatenate([work.bench.logits(work.tuned, work.rows[i : i + 1]) for i in (0, 20, 39)])
+    assert np.abs(backwards - together).max() < NEAR and np.abs(alone - together[[0, 20, 39]]).max() < NEAR
+    assert work.bench.logits(work.tuned, work.rows[:0]).shape == (0, len(OUTPUTS))
+
+
+def test_tuning_separates_what_it_is_tuned_on(work: Work) -> None:
+    loss = [float(re.fullmatch(r"epoch \d of 2: mean loss (\d+\.\d+)", line)[1]) for line in work.said]  # type: ignore[index]
+    assert len(loss) == 2 and loss[1] < 0.9 * loss[0]
+    positive = work.target[:, POSITIVE]
+    before, after = (work.bench.logits(t, work.rows)[:, POSITIVE] for t in (work.untuned, work.tuned))
+    assert roc_auc_score(positive, after) > max(0.8, roc_auc_score(positive, before) + 0.1)
+    assert cross_entropy(after, positive) < cross_entropy(before, positive)
+
+
+def cross_entropy(z: Floats, positive: Ints) -> float:
+    return float(np.mean(np.logaddexp(0, z) - positive * z))
+
+
+def test_at_run_time_the_outputs_are_those_of_the_bench(work: Work, runtime: SentenceEncoder) -> None:
+    vectors = runtime.encode(work.texts)
+    assert vectors.shape == (40, runtime.dimensions) == (40, 384 * (1 + tuning.QUERIES))
+    bench = work.bench.logits(work.tuned, work.rows)
+    outputs = Heads(work.tuned.weights, work.tuned.bias).logits(vectors)
+    assert np.abs(outputs - bench).max() < NEAR
+    base = SentenceEncoder(ENCODER, {"queries": work.tuned.tensors["queries"]}, threads=1)
+    untuned = Heads(work.tuned.weights, work.tuned.bias).logits(base.encode(work.texts[:8]))
+    assert np.abs(untuned - bench[:8]).max() > 4 * NEAR  # so the tuned layers are in use
+
+
+def test_a_layer_that_does_not_fit_is_a_damaged_model(work: Work) -> None:
+    name = next(k for k in work.tuned.tensors if k.endswith("attention.self.query.weight"))
+    for tensors in (
+        {**work.tuned.tensors, name: work.tuned.tensors[name][:7]},
+        {k: v for k, v in work.tuned.tensors.items() if k != name},
+        {name.replace("layer.3", "layer.30"): work.tuned.tensors[name]},
+    ):
+        with pytest.raises(DamagedModel, match="does not fit"):
+            SentenceEncoder(ENCODER, tensors, threads=1)
+
+
+def seen(encoder: SentenceEncoder, queries: Any, passage: corpus.Passage) -> float:
+    """The share of the first query's attention that falls on the deciding sentences."""
+    import torch
+
+    cut = encoder.tokenizer(passage.text, return_offsets_mapping=True)
+    ids = torch.tensor([cut["input_ids"]])
+    with torch.inference_mode():
+        states = encoder.transformer(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0].numpy()
+    z = states.astype(np.float64) @ queries[0].astype(np.float64)
+    attention = np.exp(z - z.max()) / np.exp(z - z.max()).sum()
+    inside = [e > s and any(a < e and s < b for a, b in passage.deciding) for s, e in cut["offset_mapping"]]
+    return float(attention[inside].sum())
+
+
+def test_the_first_query_learns_to_look_at_the_deciding_sentence(work: Work) -> None:
+    share = {}
+    for name, tuned in (("untuned", work.untuned), ("unguided", work.unguided), ("tuned", work.tuned)):
+        encoder = SentenceEncoder(ENCODER, tuned.tensors, threads=1)
+        share[name] = np.array([seen(encoder, tuned.tensors["queries"], p) for p in work.passages[:15]])
+    for other in ("untuned", "unguided"):
+        assert share["tuned"].mean() > share[other].mean() + 0.02
+        assert (share["tuned"] > share[other]).mean() > 0.8
+
+
+@pytest.fixture(scope="module")
+def labelled() -> tuple[list[str], Ints]:
+    """Passages in which every output has both answers."""
+    passages = corpus.load([ROOT / "corpora" / "written" / "report.jsonl", ROOT / "corpora" / "written" / "chat.jsonl"])
+    target = corpus.targets(passages)
+    assert ((target.sum(axis=0) > 0) & (target.sum(axis=0) < len(target))).all()
+    return [p.text for p in passages], target
+
+
+def test_certain_probabilities_are_labels(labelled: tuple[list[str], Ints]) -> None:
+    texts, target = labelled
+    ones, packed = np.ones(len(texts)), fitting.packed(texts)
+    hard = fitting.fit_lexicon(texts, target, ones).logits(*packed)  # type: ignore[arg-type]
+    soft = fitting.fit_lexicon(texts, target.astype(np.float64), ones).logits(*packed)
+    assert hard.tobytes() == soft.tobytes()
+    nearly = fitting.fit_lexicon(texts, np.clip(target, 1e-9, 1 - 1e-9), ones).logits(*packed)
+    assert np.abs(nearly - hard).max() < 0.05  # liblinear's own tolerance
+    assert all(roc_auc_score(target[:, i], hard[:, i]) > 0.95 for i in range(len(OUTPUTS)))
+
+
+def test_an_uncertain_passage_lies_between_its_two_answers(labelled: tuple[list[str], Ints]) -> None:
+    texts, target = labelled
+    which = [3, 90, 200, 333]
+    outputs = []
+    for value in (0.0, 0.5, 1.0):
+        goal = target.astype(np.float64)
+        goal[which] = value
+        outputs.append(
+            fitting.fit_lexicon(texts, goal, np.ones(len(texts))).logits(*fitting.packed([texts[i] for i in which]))
+        )
+    no, half, yes = outputs
+    assert (no + 0.1 < half).all() and (half + 0.1 < yes).all()
+
+
+def test_a_passage_of_no_weight_teaches_nothing(labelled: tuple[list[str], Ints]) -> None:
+    texts, target = labelled
+    outputs = {}
+    for weight in (0.0, 1.0):
+        for value in (0.0, 1.0):
+            goal, share = target.astype(np.float64), np.ones(len(texts))
+            goal[:3], share[:3] = value, weight
+            outputs[weight, value] = fitting.fit_lexicon(texts, goal, share).logits(*fitting.packed(texts[:3]))
+    assert np.abs(outputs[0.0, 1.0] - outputs[0.0, 0.0]).max() < 0.1 < (outputs[1.0, 1.0] - outputs[1.0, 0.0]).min()
+
+
+def labels(sources: list[str], name: str) -> list[corpus.Passage]:
+    return [corpus.Passage(f"{name}{i}", "t", i % 5, (), "other", 0, s, "r", ()) for i, s in enumerate(sources)]
+
+
+@settings(max_examples=100, deadline=None)
+@given(SOURCES, SOURCES, SOURCES)
+def test_no_unlabelled_passage_of_a_source_left_out_is_fitted_on(
+    measured: list[str], extra: list[str], free: list[str]
+) -> None:
+    unlabelled = [(f"u{i}", s) for i, s in enumerate(free)]
+    found = fitting.gathered(labels(measured, "m"), labels([s + "'" for s in extra], "e"), unlabelled)
+    assert found.labelled == len(measured) + len(extra) and len(found.fold) == len(found.texts)
+    assert found.texts[found.labelled :] == [text for text, _ in unlabelled]
+    sources = [*measured, *[s + "'" for s in extra], *free]
+    for fold in range(fitting.FOLDS):
+        out = {s for s, f in zip(measured, found.fold, strict=False) if f == fold}
+        fitted = {s for s, f in zip(sources, found.fold, strict=True) if f != fold}
+        assert not out & fitted
+        assert {s for s in sources if s not in out} == fitted  # and nothing else is left out
+
+
+@settings(max_examples=30, deadline=None)
+@given(SOURCES, SOURCES)
+def test_no_extra_passage_of_a_source_left_out_is_fitted_on(measured: list[str], extra: list[str]) -> None:
+    found = fitting.gathered(labels(measured, "m"), labels(extra, "e"), [])
+    for fold in range(fitting.FOLDS):
+        out = {s for s, f in zip(measured, found.fold, strict=False) if f == fold}
+        assert not out & {s for s, f in zip(found.sources, found.fold, strict=True) if f != fold}
+
+
+def test_a_word_of_a_source_left_out_is_not_learned(
+    work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "EPOCHS", 1)
+    passages = [replace(p, source=f"s{i % 9}") for i, p in enumerate(work.passages)]
+    free = [(f"Zyxwvut {i} came. {p.text}", "s0") for i, p in enumerate(passages[:4])]
+    free += [(f"Qponmlk {i} came. {p.text}", "elsewhere") for i, p in enumerate(passages[:4])]
+    gathered = fitting.gathered(passages, [], free)
+    bench = Bench(gathered.texts, ENCODER, tmp_path / "states", threads=1)
+    own, known = int(gathered.fold[0]), {}
+    for fold in (own, (own + 1) % fitting.FOLDS):
+        fitted = fitting.fit(gathered, bench, len(passages), fold, lambda line: None)
+        key, _, _ = words(np.frombuffer(b"zyxwvut qponmlk\n", np.uint8))
+        known[fold] = (fitted.lexicon.find(key) >= 0).tolist()
+        outside = int((gathered.fold[: len(passages)] == fold).sum())
+        assert fitted.judged.fast.shape == fitted.judged.encoder.shape == (outside, len(OUTPUTS)) and outside
+    assert known == {own: [False, True], (own + 1) % fitting.FOLDS: [True, True]}

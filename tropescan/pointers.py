@@ -1,0 +1,82 @@
+"""Passages of texts that may not be copied: pointers to them, resolved against a local copy, and unlabelled ones out of it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tropescan.errors import InputError, NoSuchPath
+from tropescan.passages import cut
+
+Say = Callable[[str], None]
+
+
+def resolve(rows: list[dict[str, Any]], root: Path, say: Say) -> list[dict[str, Any]]:
+    """The rows (keys corpus, shard, document, start_char, end_char, sha256) with their `text`, in their order; without those not found.
+
+    A pointer names a Parquet shard `root`/corpus/shard, a document by its id there, a half-open span of characters, and the sha256 of the
+    passage in UTF-8. What cannot be resolved, and why, is said. Raises NoSuchPath where `root` is no folder, InputError for a damaged shard.
+    """
+    if not root.is_dir():
+        raise NoSuchPath(f"no folder of texts {root}")
+    wanted: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for row in rows:
+        wanted[str(row["corpus"]), str(row["shard"])].add(str(row["document"]))
+    found: dict[tuple[str, str, str], str] = {}
+    for (corpus, shard), ids in sorted(wanted.items()):
+        path = (root / corpus / shard).resolve()
+        if path.is_relative_to(root.resolve()) and path.is_file():
+            for document, text in zip(*_columns(path, ("id", "text")), strict=True):
+                if str(document) in ids:
+                    found[corpus, shard, str(document)] = text or ""
+    resolved: list[dict[str, Any]] = []
+    lost: Counter[str] = Counter()
+    for row in rows:
+        whole = found.get((str(row["corpus"]), str(row["shard"]), str(row["document"])))
+        text = (whole or "")[row["start_char"] : row["end_char"]]
+        if whole is None:
+            lost["its shard or document is not there"] += 1
+        elif hashlib.sha256(text.encode()).hexdigest() != row["sha256"]:
+            lost["its text is another now"] += 1
+        else:
+            resolved.append({**row, "text": text})
+    why = "".join(f"; {n} could not be: {reason}" for reason, n in sorted(lost.items()))
+    say(f"{len(resolved)} of {len(rows)} pointers resolved against {root}{why}")
+    return resolved
+
+
+def unlabelled(folder: Path, passing: Callable[[list[str]], Any], most: int) -> list[tuple[str, str]]:
+    """Up to `most` passages that pass the gate, drawn at random (seed fixed) from the Parquet shards of a folder: (text, source).
+
+    `passing` says of a list of texts which pass. Columns: text, and source where there is one (else the shard's name). Raises NoSuchPath.
+    """
+    shards = sorted(folder.glob("*.parquet"))
+    if not shards:
+        raise NoSuchPath(f"no Parquet shard in {folder}")
+    found: list[tuple[str, str]] = []
+    for shard in shards:
+        (texts,) = _columns(shard, ("text",))
+        named = "source" in pq.read_schema(shard).names
+        sources = _columns(shard, ("source",))[0] if named else [shard.name] * len(texts)
+        pieces = [
+            (text[a:b], str(source)) for text, source in zip(texts, sources, strict=True) for a, b in cut(text or "")
+        ]
+        keep = passing([text for text, _ in pieces])
+        found += [p for p, k in zip(pieces, keep, strict=True) if k]
+    drawn = np.sort(np.random.default_rng(0).permutation(len(found))[:most])
+    return [found[i] for i in drawn]
+
+
+def _columns(path: Path, names: tuple[str, ...]) -> list[list[Any]]:
+    try:
+        table = pq.read_table(path, columns=list(names))
+        return [table[name].to_pylist() for name in names]
+    except (pa.ArrowInvalid, KeyError, OSError) as error:
+        raise InputError(f"the shard {path} cannot be read for its columns {', '.join(names)}: {error}") from None

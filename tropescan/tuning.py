@@ -1,0 +1,259 @@
+"""Fine-tunes the upper layers of the encoder on labelled passages, all outputs at once, and pools by attention.
+
+The lower layers stay as they are and are run once: what they give for every passage is kept, so that an epoch costs half of what tuning
+the whole encoder costs, and a fold nothing but its own upper layers. Torch is imported by whoever makes a Bench.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tropescan.detector import LEVELS, OUTPUTS
+from tropescan.embedding import SentenceEncoder
+from tropescan.errors import InputError
+from tropescan.schema import FACETS, FRAMES, Floats, Ints
+
+EPOCHS, BATCH = 3, 16
+RATE, HEAD_RATE, WARM, DECAY = 8e-5, 1e-3, 0.08, 0.01  # of AdamW (Loshchilov and Hutter 2019)
+DROPOUT = 0.1
+QUERIES = 4  # attention poolings beside the mean; the first is taught to look at the deciding sentence
+ATTENTION_LOSS = 0.3  # weight of minus log of the attention that falls on the deciding sentence
+_LEVEL_LOSS, _FACET_LOSS, _FRAME_LOSS, _ADMIRABLE_LOSS = (0.5, 1.0, 2.0, 1.0), 0.5, 0.7, 0.7
+_FRAME = slice(len(LEVELS) + len(FACETS), len(LEVELS) + len(FACETS) + len(FRAMES))
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A tuned encoder: `tensors` (upper layers in half precision and the pooling's queries, as embedding.SentenceEncoder takes them),
+    and linear heads on its vectors, `weights` (dimensions, outputs) and `bias` (outputs,)."""
+
+    tensors: dict[str, Any]
+    weights: Floats
+    bias: Floats
+
+
+class Bench:
+    """The passages' token states below the tuned layers, and the loop that tunes the layers above them.
+
+    `texts` are all passages ever asked for; they go by their number. `reference` is that of the encoder, with `tuned_layers`, how many of the
+    uppermost layers are tuned. The file `states`, 768 bytes a token, is made where it is not there (one that is there must be of the same
+    texts), and mapped: processes share it. Raises InputError where there is no room for it.
+    Results depend on the seed, on the number of threads and on the processor's arithmetic.
+    """
+
+    def __init__(
+        self, texts: Sequence[str], reference: dict[str, Any], states: Path, threads: int | None = None
+    ) -> None:
+        import torch
+
+        self._torch = torch
+        encoder = SentenceEncoder(reference, {}, threads=threads)
+        self._model, tokenizer = encoder.transformer, encoder.tokenizer
+        self._first = len(self._model.encoder.layer) - int(reference["tuned_layers"])
+        self._base = [
+            {k: v.detach().clone() for k, v in layer.state_dict().items()}
+            for layer in self._model.encoder.layer[self._first :]
+        ]
+        cut = tokenizer(
+            list(texts),
+            truncation=True,
+            max_length=int(reference["window_tokens"]),
+            return_offsets_mapping=True,
+        )
+        self.tokens, self.offsets = cut["input_ids"], cut["offset_mapping"]
+        self._at = np.concatenate([[0], np.cumsum([len(t) for t in self.tokens])]).tolist()
+        known, shape = states.is_file(), (self._at[-1], int(reference["dimensions"]))
+        if not known:
+            _reserve(states, 2 * shape[0] * shape[1])
+        block = np.memmap(states, np.int16, "r+", shape=shape)
+        self._states = torch.from_numpy(block).view(torch.bfloat16)
+        if not known:
+            self._lower()
+
+    def _lower(self) -> None:
+        torch = self._torch
+        self._model.eval()
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+            for rows in _batches(np.argsort([len(t) for t in self.tokens], kind="stable"), 32):
+                longest = max(len(self.tokens[i]) for i in rows)
+                ids = torch.zeros(len(rows), longest, dtype=torch.long)
+                for k, i in enumerate(rows):
+                    ids[k, : len(self.tokens[i])] = torch.tensor(self.tokens[i])
+                h = self._model.embeddings(input_ids=ids, token_type_ids=torch.zeros_like(ids))
+                h = self._run(self._model.encoder.layer[: self._first], h, self._mask(rows, longest))
+                for k, i in enumerate(rows):
+                    self._states[self._at[i] : self._at[i + 1]] = h[k, : len(self.tokens[i])]
+
+    def _mask(self, rows: Sequence[int], longest: int) -> Any:
+        lengths = self._torch.tensor([len(self.tokens[i]) for i in rows])
+        return self._torch.arange(longest)[None, :] < lengths[:, None]
+
+    def _run(self, layers: Any, h: Any, mask: Any) -> Any:
+        blocked = self._torch.zeros(mask.shape[0], 1, 1, mask.shape[1]).masked_fill(~mask[:, None, None, :], -1e9)
+        for layer in layers:
+            out = layer(h, attention_mask=blocked.to(h.dtype))
+            h = out[0] if isinstance(out, tuple) else out
+        return h
+
+    def _upper(self, rows: Sequence[int]) -> tuple[Any, Any]:
+        """The tuned layers' token states (n, longest, width) of these passages, and the mask of their real tokens."""
+        torch = self._torch
+        longest = max(len(self.tokens[i]) for i in rows)
+        h = torch.zeros(len(rows), longest, self._states.shape[1])
+        for k, i in enumerate(rows):
+            h[k, : len(self.tokens[i])] = self._states[self._at[i] : self._at[i + 1]]
+        mask = self._mask(rows, longest)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            h = self._run(self._model.encoder.layer[self._first :], h, mask)
+        return h.float(), mask
+
+    def _start(self, seed: int) -> Any:
+        """The layers as they were before any tuning, and new heads."""
+        torch, width = self._torch, self._states.shape[1]
+        torch.manual_seed(seed)
+        for layer, state in zip(self._model.encoder.layer[self._first :], self._base, strict=True):
+            layer.load_state_dict(state)
+            for module in layer.modules():
+                if isinstance(module, torch.nn.Dropout):
+                    module.p = DROPOUT
+            layer.attention.self.dropout.p = 0.0  # dropped attention has no fast kernel on a CPU
+        return torch.nn.ModuleDict(
+            {
+                "queries": torch.nn.Linear(width, QUERIES, bias=False),
+                "out": torch.nn.Linear(width * (1 + QUERIES), len(OUTPUTS)),
+            }
+        )
+
+    def _judge(self, heads: Any, rows: Sequence[int], drop: float) -> tuple[Any, Any]:
+        """Logits (n, outputs) and the attention (n, longest, QUERIES)."""
+        torch = self._torch
+        h, mask = self._upper(rows)
+        attention = heads["queries"](h).masked_fill(~mask[:, :, None], -1e4).softmax(1)
+        mean = (h * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True)
+        pooled = torch.cat([mean, torch.einsum("btq,btd->bqd", attention, h).flatten(1)], 1)
+        return heads["out"](torch.nn.functional.dropout(pooled, drop, drop > 0)), attention
+
+    def fit(
+        self,
+        rows: Ints,
+        target: Ints,
+        deciding: Sequence[Sequence[tuple[int, int]]],
+        say: Say,
+        seed: int = 0,
+    ) -> Tuned:
+        """Tunes on the passages `rows`; `target` (all, outputs) holds 0 and 1, `deciding` the characters of each passage's deciding sentences."""
+        torch = self._torch
+        heads = self._start(seed)
+        layers = self._model.encoder.layer[self._first :]
+        goal = torch.tensor(target, dtype=torch.float32)
+        weights = [*heads.parameters(), *layers.parameters()]
+        optimizer = torch.optim.AdamW(
+            [
+                {"params": layers.parameters(), "lr": RATE},
+                {"params": heads.parameters(), "lr": HEAD_RATE},
+            ],
+            weight_decay=DECAY,
+        )
+        steps = EPOCHS * -(-len(rows) // BATCH)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda s: min((s + 1) / (WARM * steps), max(0.0, (steps - s) / ((1 - WARM) * steps)))
+        )
+        rng = np.random.default_rng(seed)
+        self._model.train()
+        for epoch in range(EPOCHS):
+            total = 0.0
+            for batch in self._shuffled(rows, rng):
+                logits, attention = self._judge(heads, batch, DROPOUT)
+                loss = self._loss(logits, goal[batch]) + self._look(attention, batch, target, deciding)
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(weights, 1.0)
+                optimizer.step()
+                schedule.step()
+                optimizer.zero_grad()
+                total += float(loss.detach()) * len(batch)
+            say(f"epoch {epoch + 1} of {EPOCHS}: mean loss {total / len(rows):.3f}")
+        return self._taken(heads)
+
+    def _shuffled(self, rows: Ints, rng: np.random.Generator) -> list[list[int]]:
+        """Batches of passages of like length, in random order: padding costs as much as text does."""
+        drawn, batches = rng.permutation(rows), []
+        for part in _batches(drawn, 40 * BATCH):
+            batches += _batches(np.array(sorted(part, key=lambda i: (len(self.tokens[i]), i))), BATCH)
+        return [batches[i] for i in rng.permutation(len(batches))]
+
+    def _loss(self, logits: Any, goal: Any) -> Any:
+        """Cross-entropy of the ordinal levels, facets and admirable, and of the frame where the trope is at issue at all."""
+        nn = self._torch.nn.functional
+        scale = [*_LEVEL_LOSS, *[_FACET_LOSS] * len(FACETS), *[0.0] * len(FRAMES), _ADMIRABLE_LOSS]
+        each = nn.binary_cross_entropy_with_logits(logits, goal, reduction="none") * self._torch.tensor(scale)
+        frame = nn.cross_entropy(logits[:, _FRAME], goal[:, _FRAME].argmax(1), reduction="none")
+        return (each.sum(1) + _FRAME_LOSS * goal[:, 1] * frame).mean()
+
+    def _look(
+        self, attention: Any, batch: list[int], target: Ints, deciding: Sequence[Sequence[tuple[int, int]]]
+    ) -> Any:
+        """The attention loss: the first query shall look at the sentence that decides, in positive passages that have one marked."""
+        loss = attention.sum() * 0.0
+        for k, i in enumerate(batch):
+            inside = [any(a < e and s < b for a, b in deciding[i]) and e > s for s, e in self.offsets[i]]
+            if target[i, LEVELS.index("intensity>=3")] and any(inside):
+                seen = attention[k, : len(inside), 0][self._torch.tensor(inside)].sum()
+                loss = loss - ATTENTION_LOSS * self._torch.log(seen + 1e-4) / len(batch)
+        return loss
+
+    def _taken(self, heads: Any) -> Tuned:
+        """What was tuned, in half precision, and loaded back so that what is judged next is what will be stored."""
+        torch, tensors = self._torch, dict[str, Any]()
+        for number, layer in enumerate(self._model.encoder.layer[self._first :], self._first):
+            state = {k: v.detach().to(torch.float16) for k, v in layer.state_dict().items()}
+            layer.load_state_dict({k: v.float() for k, v in state.items()})
+            tensors |= {f"layer.{number}.{k}": v.numpy().copy() for k, v in state.items()}
+        tensors["queries"] = heads["queries"].weight.detach().numpy().copy()
+        out = heads["out"]
+        return Tuned(
+            tensors, out.weight.detach().numpy().T.astype(np.float64), out.bias.detach().numpy().astype(np.float64)
+        )
+
+    def logits(self, tuned: Tuned, rows: Ints) -> Floats:
+        """The outputs (n, outputs) of a tuned encoder for the passages `rows`."""
+        torch, out = self._torch, np.zeros((len(rows), len(OUTPUTS)))
+        heads = self._start(0)
+        for number, layer in enumerate(self._model.encoder.layer[self._first :], self._first):
+            head = f"layer.{number}."
+            state = {
+                k.removeprefix(head): torch.tensor(v).float() for k, v in tuned.tensors.items() if k.startswith(head)
+            }
+            layer.load_state_dict(state)
+        with torch.no_grad():
+            heads["queries"].weight.copy_(torch.tensor(tuned.tensors["queries"]))
+            heads["out"].weight.copy_(torch.tensor(tuned.weights.T, dtype=torch.float32))
+            heads["out"].bias.copy_(torch.tensor(tuned.bias, dtype=torch.float32))
+        self._model.eval()
+        order = np.array(sorted(range(len(rows)), key=lambda k: len(self.tokens[int(rows[k])])), np.int64)
+        with torch.inference_mode():
+            for some in _batches(order, 32):
+                out[some] = self._judge(heads, [int(rows[k]) for k in some], 0.0)[0].numpy()
+        return out
+
+
+def _reserve(states: Path, size: int) -> None:
+    """Takes the room first: a mapped file that finds the disk full kills the process without a word."""
+    try:
+        with open(states, "wb") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        raise InputError(
+            f"{states.parent} has no room for {size / 1e9:.1f} GB of the encoder's states ({error.strerror}): set TMPDIR to a larger folder"
+        ) from None
+
+
+def _batches(rows: Ints, size: int) -> list[list[int]]:
+    return [rows[i : i + size].tolist() for i in range(0, len(rows), size)]
