@@ -21,8 +21,9 @@ import pyarrow as pa
 from tropescan.corpus import Passage, folds, targets
 from tropescan.detector import OUTPUTS, sigmoid
 from tropescan.lexicon import Keys, Lexicon, gather, keys, placeable
+from tropescan.pointers import Say
 from tropescan.schema import Bytes, Floats, Ints, buffers, texts
-from tropescan.tuning import Bench, Say, Tuned
+from tropescan.tuning import Bench, Tuned
 
 MIN_PASSAGES = 3  # a word or pair seen in fewer passages is left out
 FAST_C = 20.0  # inverse regularisation strength, chosen by average precision out of source (reports/log.md)

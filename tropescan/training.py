@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from tropescan.errors import InputError, LabelError
 from tropescan.evaluation import Report, choose_thresholds, measure
 from tropescan.fitting import FOLDS, Logits, fit_all, gathered, packed
 from tropescan.gate import Gate, parse, passes
+from tropescan.pointers import Say
 from tropescan.schema import Floats, Ints
 
 FAST_RECALL = 0.99  # of positives that pass the fast tier, out of source
@@ -34,7 +34,6 @@ ENCODER: dict[str, Any] = {
         "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
     },
 }
-Say = Callable[[str], None]
 
 
 def calibrate(logits: Logits, positive: Ints) -> dict[str, Calibration]:

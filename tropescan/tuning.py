@@ -7,7 +7,7 @@ the whole encoder costs, and a fold nothing but its own upper layers. Torch is i
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import numpy as np
 from tropescan.detector import LEVELS, OUTPUTS
 from tropescan.embedding import SentenceEncoder
 from tropescan.errors import InputError
+from tropescan.pointers import Say
 from tropescan.schema import FACETS, FRAMES, Floats, Ints
 
 EPOCHS, BATCH = 3, 16
@@ -26,8 +27,6 @@ QUERIES = 4  # attention poolings beside the mean; the first is taught to look a
 ATTENTION_LOSS = 0.3  # weight of minus log of the attention that falls on the deciding sentence
 _LEVEL_LOSS, _FACET_LOSS, _FRAME_LOSS, _ADMIRABLE_LOSS = (0.5, 1.0, 2.0, 1.0), 0.5, 0.7, 0.7
 _FRAME = slice(len(LEVELS) + len(FACETS), len(LEVELS) + len(FACETS) + len(FRAMES))
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
