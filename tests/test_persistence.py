@@ -80,6 +80,15 @@ def test_damage_to_any_file_is_told(folder: Path, name: str, damage: str) -> Non
         persistence.load(folder)
 
 
+def test_arrays_come_back_as_they_were_however_their_memory_lies(tmp_path: Path) -> None:
+    whole = np.arange(WIDTH * (1 + QUERIES) * len(OUTPUTS), dtype=np.float64)
+    transposed = whole.reshape(len(OUTPUTS), -1).T
+    every_other = np.arange(2 * QUERIES * WIDTH, dtype=np.float32).reshape(-1, WIDTH)[::2]
+    small(tmp_path / "mine", encoder=encoder({"weights": transposed, "queries": every_other}))
+    kept = persistence.load(tmp_path / "mine").encoder
+    assert (kept["weights"] == transposed).all() and (kept["queries"] == every_other).all()
+
+
 @pytest.mark.parametrize(
     "manifest", [b"", b"{", b"[]", b'{"format": %d, "name": "x", "files": {}}' % persistence.FORMAT]
 )

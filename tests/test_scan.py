@@ -43,10 +43,6 @@ def test_the_sample_corpus_at_full_depth(sample_db: Path, tropescan: Run) -> Non
     assert json.loads(strongest.stdout)["text"] in next(d["text"] for d in documents if d["id"] == best)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="known fault of the present model: it flags half of howto.parquet, which holds no positive (reports/log.md)",
-)
 def test_the_how_tos_are_flagged_less_than_the_stories(sample_db: Path) -> None:
     shares = dict(select(sample_db, "SELECT split_part(path, '/', -1), prevalence FROM prevalence"))
     assert shares["stories.parquet"] > shares["howto.parquet"]

@@ -244,7 +244,9 @@ def save(
 
 
 def _narrow(arrays: dict[str, Any]) -> dict[str, Any]:
-    return {k: arrays[k].astype(np.float32) if arrays[k].dtype == np.float64 else arrays[k] for k in sorted(arrays)}
+    """Float32 for float64, and rows one after the other: safetensors writes memory as it lies, so that a transposed array comes back scrambled."""
+    narrow = {k: arrays[k].astype(np.float32) if arrays[k].dtype == np.float64 else arrays[k] for k in sorted(arrays)}
+    return {k: np.ascontiguousarray(v) for k, v in narrow.items()}
 
 
 def _write(path: Path, raw: bytes) -> None:
