@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
+import hyperscan
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -11,11 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import ROOT
-from tropescan import gate, schema
+from tropescan import gate, passages, schema
 from tropescan.errors import ModelError
+from tropescan.gate import matching
 
 TERMS = gate.parse((ROOT / "models" / "evil-ai" / "gate.txt").read_text())
 GATE = gate.Gate(TERMS)
+ALL = gate.Matcher(TERMS)
+PATTERNS = [re.compile(t.pattern, 0 if t.exact else re.IGNORECASE) for t in TERMS]
 FRAGMENTS = st.sampled_from(
     [
         "robot",
@@ -59,18 +64,18 @@ def reference(documents: list[str], offsets: np.ndarray) -> set[tuple[int, int]]
     found = set()
     for row, document in enumerate(documents):
         raw = document.encode()
-        for number, term in enumerate(TERMS):
-            pattern = re.compile(term.pattern, 0 if term.exact else re.IGNORECASE)
-            for start in range(len(raw)):
-                if match := pattern.match(raw, start):
-                    found.add((int(offsets[row]) + match.end() - 1, number))
+        for number, pattern in enumerate(PATTERNS):
+            at = 0
+            while match := pattern.search(raw, at):  # every start is tried: matches may overlap
+                found.add((int(offsets[row]) + match.end() - 1, number))
+                at = match.start() + 1
     return found
 
 
 def hits(documents: list[str], sliced: bool = False) -> tuple[list[tuple[int, int]], np.ndarray]:
     column = pa.array(["robot AI" if sliced else "", *documents])[1:]
     values, offsets = schema.buffers(column)
-    return [(int(p), int(t)) for ps, ts in GATE.hits(values, offsets) for p, t in zip(ps, ts, strict=True)], offsets
+    return [(int(p), int(t)) for ps, ts in ALL.hits(values, offsets) for p, t in zip(ps, ts, strict=True)], offsets
 
 
 @settings(max_examples=50, deadline=None)
@@ -85,7 +90,7 @@ def test_segments_join_without_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     documents = ["one robot, two killer robots and an artificial  intelligence " * 40, "AI", "", "the war machine"]
     whole, _ = hits(documents)
     for size in (64, 97, 1000):
-        monkeypatch.setattr(gate, "SEGMENT", size)
+        monkeypatch.setattr(matching, "SEGMENT", size)
         assert sorted(hits(documents)[0]) == sorted(whole)
 
 
@@ -95,9 +100,66 @@ def test_joins_hide_and_make_no_match() -> None:
     assert "=AIs" in {t.text for t in TERMS}  # what "AI" and "s" would make
 
 
-def test_weak_terms_need_a_trope_term() -> None:
-    bits = np.array([gate.STRONG, gate.WEAK, gate.TROPE, gate.WEAK | gate.TROPE, 0], np.uint8)
-    assert gate.passes(bits).tolist() == [True, False, False, True, False]
+@settings(max_examples=50, deadline=None)
+@given(DOCUMENTS, st.integers(5, 40))
+def test_a_passage_passes_as_its_own_terms_say(documents: list[str], size: int) -> None:
+    """Passages of `size` bytes: those pass in which a strong match ends, or a weak one and one of a trope term."""
+    values, offsets = schema.buffers(pa.array(documents))
+    spans = [
+        (a, min(a + size, high), low, high)
+        for low, high in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)
+        for a in range(low, high, size)
+    ]
+    if not spans:
+        return
+    begin, end, low, high = np.array(spans).T
+    bits = np.zeros(len(spans), np.uint8)
+    for position, group in GATE.hits(values, offsets):
+        np.bitwise_or.at(bits, np.searchsorted(begin, position, side="right") - 1, group)
+    expected = np.zeros(len(spans), np.uint8)
+    for place, number in reference(documents, offsets):
+        expected[np.searchsorted(begin, place, side="right") - 1] |= TERMS[number].group
+    both = gate.WEAK | gate.TROPE
+    wanted = ((expected & gate.STRONG) != 0) | ((expected & both) == both)
+    assert GATE.passes(values, bits, begin, end, low, high).tolist() == wanted.tolist()
+
+
+def test_more_spans_than_one_call_gathers(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "the machine will kill. " * 50 + "the machine hums. " * 50
+    values, _ = schema.buffers(pa.array([text]))
+    n = int(passages.count(np.array([len(text)]))[0]) * 20
+    edge = np.linspace(0, len(text), n + 1).astype(np.int64)
+    zero, whole = np.zeros(n, np.int64), np.full(n, len(text))
+    weak = np.full(n, gate.WEAK, np.uint8)
+    at_once = GATE.passes(values, weak, edge[:-1], edge[1:], zero, whole)
+    monkeypatch.setattr(matching, "_BLOCK", 3)
+    assert GATE.passes(values, weak, edge[:-1], edge[1:], zero, whole).tolist() == at_once.tolist()
+    assert at_once.any() and not at_once.all()
+
+
+def test_a_kept_database_is_taken_and_a_damaged_one_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    terms = gate.parse("[strong]\nrobot(s)\n")
+    (values, offsets), wanted = schema.buffers(pa.array(["two robots"])), [(9, 0)]
+
+    def found() -> list[tuple[int, int]]:
+        return [
+            (int(p), int(t))
+            for ps, ts in gate.Matcher(terms).hits(values, offsets)
+            for p, t in zip(ps, ts, strict=True)
+        ]
+
+    assert found() == wanted
+    (kept,) = (tmp_path / "tropescan").iterdir()
+    whole = kept.read_bytes()
+    with monkeypatch.context() as nothing_compiles:
+        nothing_compiles.setattr(hyperscan, "Database", None)
+        assert found() == wanted
+    for damaged in (whole[:-1], whole[:50] + bytes([whole[50] ^ 1]) + whole[51:], b""):
+        kept.write_bytes(damaged)
+        assert found() == wanted and kept.read_bytes() == whole
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")  # cannot be written
+    assert found() == wanted
 
 
 def test_fired_spans_are_characters() -> None:

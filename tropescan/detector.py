@@ -22,6 +22,14 @@ def sigmoid(z: Floats) -> Floats:
     return np.asarray(0.5 * (1.0 + np.tanh(0.5 * z)))
 
 
+def probabilities(logits: Floats) -> Floats:
+    """The outputs (n, outputs) as probabilities: each by itself, but the frames together, for a passage has one."""
+    out = sigmoid(logits)
+    frames = np.exp(logits[:, _FRAME] - logits[:, _FRAME].max(axis=1, keepdims=True))
+    out[:, _FRAME] = frames / frames.sum(axis=1, keepdims=True)
+    return out
+
+
 @dataclass(frozen=True)
 class Heads:
     """Linear outputs over an embedding, in float64: `weights` (dimensions, outputs), `bias` (outputs,)."""

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from tropescan.corpus import Passage, folds, targets
-from tropescan.detector import OUTPUTS, sigmoid
+from tropescan.detector import OUTPUTS, probabilities
 from tropescan.lexicon import Keys, Lexicon, gather, keys, placeable
 from tropescan.pointers import Say
 from tropescan.schema import Bytes, Floats, Ints, buffers, texts
@@ -28,8 +28,11 @@ from tropescan.tuning import Bench, Tuned
 MIN_PASSAGES = 3  # a word or pair seen in fewer passages is left out
 FAST_C = 20.0  # inverse regularisation strength, chosen by average precision out of source (reports/log.md)
 FOLDS = 3
-KEEP = {0: 0.3, 1: 0.6}  # share of an intensity's passages that the encoder is tuned on: most of them teach it nothing
-SOFT = 0.5  # weight of an unlabelled passage, judged by the encoder, against a labelled one in fitting the fast tier
+KEEP = {
+    0: 0.15,
+    1: 0.4,
+}  # share of an intensity's public passages that the encoder is tuned on: most of them teach it nothing
+SOFT = 2.0  # weight of an unlabelled passage, judged by the encoder, against a labelled one in fitting the fast tier (reports/log.md)
 
 
 @dataclass(frozen=True)
@@ -129,13 +132,13 @@ def fit(corpus: Corpus, bench: Bench, measured: int, fold: int, say: Say) -> Fit
     inside = np.flatnonzero((corpus.fold != fold) | (fold < 0))
     outside = np.flatnonzero(corpus.fold[:measured] == fold) if fold >= 0 else np.zeros(0, np.int64)
     known, free = inside[inside < corpus.labelled], inside[inside >= corpus.labelled]
-    share = np.array([KEEP.get(int(k), 1.0) for k in corpus.intensity])
+    share = np.array([KEEP.get(int(k), 1.0) if i < measured else 1.0 for i, k in enumerate(corpus.intensity)])
     kept = known[(np.random.default_rng(0).random(corpus.labelled) < share)[known]]
     say(f"tuning the encoder on {len(kept)} passages, {len(outside)} to judge")
     tuned = bench.fit(kept, corpus.target, corpus.deciding, say)
     lexicon = fit_lexicon(
         [corpus.texts[i] for i in (*known, *free)],
-        np.concatenate([corpus.target[known].astype(np.float64), sigmoid(bench.logits(tuned, free))]),
+        np.concatenate([corpus.target[known].astype(np.float64), probabilities(bench.logits(tuned, free))]),
         np.concatenate([np.ones(len(known)), np.full(len(free), SOFT)]),
     )
     fast = lexicon.logits(*packed([corpus.texts[i] for i in outside]))

