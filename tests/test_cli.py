@@ -53,9 +53,9 @@ def test_answers_import_no_model_library(db: Path, verb: str) -> None:
 
 def test_a_fast_scan_needs_no_encoder_and_a_full_one_says_what_to_do(tmp_path: Path) -> None:
     write_shard(tmp_path / "a.parquet", [EVIL])
-    hide = "import sys\nsys.modules['sentence_transformers'] = sys.modules['torch'] = None\n"
+    hide = "import sys\nsys.modules['sentence_transformers'] = sys.modules['torch'] = sys.modules['openvino'] = None\n"
     hide += "import importlib.util as u; real = u.find_spec\n"
-    hide += "u.find_spec = lambda n, *a: None if n in ('sentence_transformers', 'torch') else real(n, *a)\nfrom tropescan.cli import main\n"
+    hide += "u.find_spec = lambda n, *a: None if n in ('sentence_transformers', 'torch', 'openvino') else real(n, *a)\nfrom tropescan.cli import main\n"
     run = hide + "if __name__ == '__main__':\n    sys.exit(main(['scan', {0!r}, '--db', {1!r}, '--depth', {2!r}]))"
     script = tmp_path / "run.py"
     for depth, code in (("fast", 0), ("full", 50)):

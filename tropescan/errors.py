@@ -47,6 +47,30 @@ class LabelError(InputError):
     code = 13
 
 
+class RuleError(InputError):
+    """A selection rule is not one read-only expression over the documented columns."""
+
+    code = 14
+
+
+class CorpusChanged(InputError):
+    """Shards are not what they were when they were scanned."""
+
+    code = 15
+
+
+class NotScanned(InputError):
+    """Shards have no whole scan by the model that a selection goes by."""
+
+    code = 16
+
+
+class OutputError(InputError):
+    """The output folder, or a name in it, cannot be used."""
+
+    code = 17
+
+
 class ShardError(TropescanError):
     """A shard cannot be read to its end. Policy: record it with its reason, go on with the others."""
 
@@ -120,9 +144,15 @@ class StoreLocked(StoreError):
 
 
 class NoSpace(StoreError):
-    """The disk of the database is full."""
+    """The disk of the database or of the output is full."""
 
     code = 43
+
+
+class PartError(StoreError):
+    """A score part cannot be read. Policy: told with its reason, the others are committed."""
+
+    code = 44
 
 
 class MissingExtra(TropescanError):

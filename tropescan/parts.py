@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from time import perf_counter
 from typing import Any
 from urllib.parse import urlsplit
@@ -28,7 +29,8 @@ class Part:
     """The counters of a unit (schema.COUNTERS), its kept documents and passages (schema.DOCUMENTS, PASSAGES), and how it ended.
 
     `status` is 'done', 'limited' (a --limit ended it) or 'failed' (`kind` and `error` say why; what was read before is here). `seconds` is
-    the worker's wall time, `flagged` the documents at or above the model's default threshold.
+    the worker's wall time, `flagged` the documents at or above the model's default threshold, `at` when it was scanned (UTC; None: just now),
+    `backend` what ran the encoder (None: no passage reached it).
     """
 
     counters: dict[str, int] = field(default_factory=lambda: dict.fromkeys(COUNTERS, 0))
@@ -39,10 +41,12 @@ class Part:
     error: str | None = None
     seconds: float = 0.0
     flagged: int = 0
+    at: datetime | None = None
+    backend: str | None = None
 
     def to_buffers(self) -> list[bytes]:
         """A JSON head and two Arrow IPC streams."""
-        head = {k: getattr(self, k) for k in ("counters", "status", "kind", "error", "seconds", "flagged")}
+        head = {k: getattr(self, k) for k in ("counters", "status", "kind", "error", "seconds", "flagged", "backend")}
         return [orjson.dumps(head), _to_ipc(self.documents), _to_ipc(self.passages)]
 
     @classmethod
@@ -90,6 +94,7 @@ def scan_unit(
         part.status, part.kind, part.error = "failed", type(error).__name__, str(error)
     part.documents = pa.concat_tables(documents) if documents else part.documents
     part.passages = pa.concat_tables(hits) if hits else part.passages
+    part.backend = scanner.backend if part.counters["encoded_passages"] else None
     part.seconds = round(perf_counter() - begun, 3)
     return part
 

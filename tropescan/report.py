@@ -114,7 +114,7 @@ class Display:
         self._start = 0.0
 
     def begin(self, shards: int, total_bytes: int) -> None:
-        """See runners.local.run.Watcher."""
+        """See runners.schedule.Watcher."""
         self._shards, self._bytes, self._begun = shards, total_bytes, time.monotonic()
         self._start = -1.0
         if self._out.is_terminal and not self._quiet:
@@ -129,7 +129,7 @@ class Display:
             self._bar.add_task("scan", total=max(1, total_bytes))
 
     def moved(self, done_shards: int, done_bytes: float, counters: dict[str, int]) -> None:
-        """See runners.local.run.Watcher."""
+        """See runners.schedule.Watcher."""
         if self._start < 0:
             self._start = done_bytes  # what earlier runs did says nothing about this run's speed
         seconds = max(1e-3, time.monotonic() - self._begun)
@@ -146,7 +146,7 @@ class Display:
             self._out.print(f"{line}, {_clock(left)} left", markup=False)
 
     def note(self, line: str) -> None:
-        """See runners.local.run.Watcher."""
+        """See runners.schedule.Watcher."""
         self._out.print(f"warning: {line}", markup=False, soft_wrap=True)
 
     def end(self) -> None:

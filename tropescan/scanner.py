@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from tropescan import passages, persistence
 from tropescan.detector import OUTPUTS, POSITIVE, Calibration, Heads, judgement
-from tropescan.embedding import Embedding, SentenceEncoder, require_encoder
+from tropescan.embedding import Embedding, encoder, require_encoder
 from tropescan.errors import DamagedModel, InputError, ModelError
 from tropescan.gate import Gate, parse
 from tropescan.lexicon import Lexicon, gather
@@ -45,8 +45,9 @@ class Scanner:
     """Scores documents with one model folder at one depth.
 
     `model` is a folder or the name of a shipped model, `depth` 'fast' (no encoder) or 'full', `audit` the share (0 to 1) of documents and of
-    passages refused by the fast tier that are scored all the same (None: the model's own), `threads` those of the encoder.
-    Raises ModelError, DamagedModel, MissingExtra. Not thread-safe; make one a thread or process.
+    passages refused by the fast tier that are scored all the same (None: the model's own), `threads` those of the encoder
+    and `backend` what runs it (embedding.BACKENDS): scores agree between backends to 0.01.
+    Raises ModelError, DamagedModel, MissingExtra, InputError. Not thread-safe; make one a thread or process.
     """
 
     def __init__(
@@ -57,11 +58,11 @@ class Scanner:
         audit: float | None = None,
         device: str = "cpu",
         threads: int | None = None,
+        backend: str = "auto",
     ) -> None:
         if depth not in persistence.DEPTHS:
             raise InputError(f"no such depth '{depth}': fast or full")
-        if depth == "full":
-            require_encoder()
+        self._backend = require_encoder(backend, device) if depth == "full" else None
         self.model = persistence.load(model)
         self.depth = depth
         self.key = self.model.key(depth)
@@ -73,16 +74,21 @@ class Scanner:
         self.audit = float(config["audit"] if audit is None else audit)
         self.threshold = float(self.model.thresholds[depth]["default"]["threshold"])
         self.gate = Gate(parse(self.model.gate))
-        fast, encoder = self.model.fast, self.model.encoder
+        fast, full = self.model.fast, self.model.encoder
         _require_whole(self.model)
         self._lexicon = Lexicon(
             fast["keys"], fast["idf"].astype(np.float64), fast["weights"], fast["bias"].astype(np.float64)
         )
-        self._heads = Heads(encoder["weights"].astype(np.float64), encoder["bias"].astype(np.float64))
+        self._heads = Heads(full["weights"].astype(np.float64), full["bias"].astype(np.float64))
         self._fast = Calibration(**config["calibration"]["fast"])
         self._full = Calibration(**config["calibration"]["full"])
         self._device, self._threads = device, threads
         self._encoder: Embedding | None = None
+
+    @property
+    def backend(self) -> str | None:
+        """What ran the encoder (embedding.Embedding.backend); None while it has not run."""
+        return self._encoder.backend if self._encoder else None
 
     def scan(self, documents: pa.RecordBatch) -> pa.Table:
         """Scores a batch whose column `text` holds the documents; see schema.SCORES for the rows that come back, one a document.
@@ -188,9 +194,8 @@ class Scanner:
         if not len(start):
             return np.zeros((0, len(OUTPUTS)))
         if self._encoder is None:
-            self._encoder = SentenceEncoder(
-                self.model.config["encoder"], self.model.encoder, self._device, self._threads
-            )
+            reference, tensors = self.model.config["encoder"], self.model.encoder
+            self._encoder = encoder(reference, tensors, self._backend or "auto", self._device, self._threads)
         spans = zip(start.tolist(), end.tolist(), strict=True)
         return self._heads.logits(self._encoder.encode([values[a:b].tobytes().decode() for a, b in spans]))
 

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from tropescan.errors import WrongColumnType
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Version of the database tables; a database of another version is refused."""
 
 FACETS = ("self_preservation", "coercion", "deception", "escape", "power_seeking", "hostility")
@@ -73,6 +73,17 @@ DOCUMENTS = pa.schema(
 
 PASSAGES = pa.schema([("row", pa.int64()), *[(f.name, f.type) for f in PASSAGE]])
 """The `passages` table, less its key columns shard, model and unit."""
+
+SELECTIONS = pa.schema(
+    [
+        *[(n, pa.string()) for n in ("selection", "shard", "model", "path", "output", "mode", "rule", "options")],
+        ("outcome", pa.string()),
+        *[(n, pa.int64()) for n in ("rows_in", "rows_kept", "rows_removed", "rows_changed", "characters_removed")],
+        ("tropescan_version", pa.string()),
+        ("selected_at", pa.timestamp("us")),
+    ]
+)
+"""The `selections` table: one row a shard and selection. Rows are null where a shard that was never read could not be counted."""
 
 COUNTERS = (
     "rows",

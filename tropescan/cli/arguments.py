@@ -33,6 +33,13 @@ def _fraction(text: str) -> float:
     return value
 
 
+def _slice(text: str) -> tuple[int, int]:
+    which, _, of = text.partition("/")
+    if not which.isdigit() or not of.isdigit() or int(which) >= int(of):
+        raise argparse.ArgumentTypeError("must be I/N with I from 0 to N - 1, as in 0/8")
+    return int(which), int(of)
+
+
 def parser() -> argparse.ArgumentParser:
     """The parser of the whole command line."""
     top = argparse.ArgumentParser(
@@ -55,7 +62,25 @@ def parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="file, directory, glob, or URL of an fsspec filesystem (s3://, gs://, hf://, https://)",
     )
-    _db(scan)
+    _db(scan, required=False)
+    scan.add_argument(
+        "--parts",
+        metavar="DIR",
+        help="write score parts there instead of a database, for `tropescan ingest`; with --engine ray and --db: "
+        "where the workers leave their parts until they are committed (default: FILE.parts)",
+    )
+    scan.add_argument(
+        "--slice",
+        type=_slice,
+        metavar="I/N",
+        help="every N-th shard from the I-th on, I from 0: for the tasks of a job array",
+    )
+    scan.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="local: processes of this machine (default); ray: actors of the Ray cluster that RAY_ADDRESS names, or of a local one",
+    )
     _model(scan)
     scan.add_argument("--workers", type=_count, default=0, metavar="N", help="processes (default: one a core)")
     scan.add_argument("--text-column", default="text", metavar="NAME", help="column or key of the text (default: text)")
@@ -80,7 +105,19 @@ def parser() -> argparse.ArgumentParser:
     )
     scan.add_argument("--retry-failed", action="store_true", help="scan the shards that failed before once more")
     scan.add_argument("--device", default="cpu", help="device of the encoder: cpu, cuda, mps (default: cpu)")
+    scan.add_argument(
+        "--backend",
+        choices=("auto", "torch", "bf16", "openvino"),
+        default="auto",
+        help="what runs the encoder: torch (fp32, the reference), bf16 (torch), openvino, or the fastest that is installed (default); "
+        "scores agree to 0.01",
+    )
     scan.add_argument("--json", action="store_true", help="print the summary as JSON; no progress")
+
+    ingest = verb("ingest", "ingest", "Commit the score parts that `tropescan scan --parts DIR` wrote, exactly once.")
+    ingest.add_argument("folder", metavar="DIR", help="folder of score parts")
+    _db(ingest)
+    ingest.add_argument("--json", action="store_true", help="print the summary as JSON")
 
     status = verb("status", "answers", "What is scanned, what is left, what failed and why, with counts that add up.")
     _db(status)
@@ -121,6 +158,19 @@ def parser() -> argparse.ArgumentParser:
         "--text-column", default="text", metavar="NAME", help="column or key of the text (default: text)"
     )
     explain.add_argument("--json", action="store_true", help="print as JSON")
+
+    _filter(
+        verb(
+            "filter",
+            "selection",
+            "Write the corpus again without, or with marks on, what a rule over stored scores holds for.",
+        )
+    )
+    _weights(
+        verb(
+            "weights", "selection", "Write a weight for every document beside the corpus, by a rule over stored scores."
+        )
+    )
 
     train = verb("train", "workshop", "Fit and calibrate a model folder on labelled passages.")
     train.add_argument(
@@ -209,6 +259,69 @@ def _which(one: argparse.ArgumentParser) -> None:
     one.add_argument(
         "--threshold", type=_fraction, metavar="SCORE", help="default: the model's; a new one needs no scan"
     )
+
+
+def _filter(one: argparse.ArgumentParser) -> None:
+    _selection(one)
+    rule = one.add_mutually_exclusive_group(required=True)
+    rule.add_argument(
+        "--where", metavar="SQL", help="the rule: one SQL expression over the columns in docs/filtering.md"
+    )
+    rule.add_argument("--preset", choices=("strict", "balanced", "keep-discussion"), help="a rule for a common policy")
+    one.add_argument(
+        "--mode",
+        choices=("drop", "mask", "tag", "replace"),
+        default="drop",
+        help="drop documents (default), mask flagged passages, tag, or drop and draw replacements",
+    )
+    one.add_argument("--dry-run", action="store_true", help="print what would go, with ten examples; write nothing")
+    one.add_argument("--out", metavar="DIR", help="folder of the output: new, or that of the same selection cut short")
+    one.add_argument("--marker", default="", metavar="TEXT", help="mask: what stands for a cut span (default: nothing)")
+    one.add_argument(
+        "--until-clean",
+        action="store_true",
+        help="mask: score masked documents again and cut until no passage meets the rule",
+    )
+    one.add_argument("--model-dir", metavar="NAME|DIR", help="--until-clean: the model (default: by its name)")
+    one.add_argument(
+        "--token", default="<|ai-trope|>", metavar="TEXT", help="tag: the control token (default: <|ai-trope|>)"
+    )
+    one.add_argument("--around", action="store_true", help="tag: around flagged passages, not before the document")
+    one.add_argument("--end-token", metavar="TEXT", help="tag --around: the token after (default: the same)")
+    one.add_argument(
+        "--pool",
+        default="admirable >= 0.5 AND score < 0.2",
+        metavar="SQL",
+        help="replace: the rule for replacements (default: admirable >= 0.5 AND score < 0.2)",
+    )
+    one.add_argument("--text-column", default="text", metavar="NAME", help="column or key of the text (default: text)")
+
+
+def _weights(one: argparse.ArgumentParser) -> None:
+    _selection(one)
+    one.add_argument(
+        "--rule", required=True, metavar="SQL", help="an SQL expression that gives a weight: CASE WHEN ... THEN ... END"
+    )
+    one.add_argument("--out", required=True, metavar="DIR", help="folder of the sidecars: new, or that of the same run")
+
+
+def _selection(one: argparse.ArgumentParser) -> None:
+    one.add_argument("path", nargs="+", metavar="PATH", help="the corpus, as it was given to scan")
+    _db(one)
+    one.add_argument(
+        "--model", metavar="KEY", help="the model, where several scanned into the database (default: the last)"
+    )
+    one.add_argument(
+        "--unscanned",
+        choices=("refuse", "keep", "drop"),
+        default="refuse",
+        help="what becomes of shards without a whole scan by the model (default: refuse)",
+    )
+    one.add_argument(
+        "--id-column", default="id", metavar="NAME", help="column or key of the id, as at the scan (default: id)"
+    )
+    one.add_argument("--workers", type=_count, default=0, metavar="N", help="shards at a time (default: one a core)")
+    one.add_argument("--json", action="store_true", help="print as JSON")
 
 
 def names(arguments: argparse.ArgumentParser) -> list[str]:

@@ -23,8 +23,9 @@ from tropescan import __version__
 from tropescan.errors import NoSpace, QueryError, StoreError, StoreLocked, WrongSchema
 from tropescan.parts import Part
 from tropescan.persistence import Model
-from tropescan.schema import COUNTERS, SCHEMA_VERSION
+from tropescan.schema import COUNTERS, SCHEMA_VERSION, SELECTIONS
 from tropescan.shards import File, Plan, Unit
+from tropescan.store import expressions
 from tropescan.store.tables import TABLES, VIEWS
 
 
@@ -117,20 +118,20 @@ class Store:
 
     def register_model(self, model: Model, depth: str) -> None:
         """Notes the model, with the thresholds that its folder has now."""
-        thresholds = model.thresholds[depth]
-        row = [
-            model.key(depth),
-            model.name,
-            model.fingerprint,
-            depth,
-            thresholds["default"]["threshold"],
-            orjson.dumps(thresholds).decode(),
-        ]
+        told = {"model": model.key(depth), "name": model.name, "fingerprint": model.fingerprint, "depth": depth}
+        self.note_model(told | {"thresholds": model.thresholds[depth], "hit_floor": model.config["hit_floor"]}, _now())
+
+    def note_model(self, told: dict[str, Any], at: datetime) -> None:
+        """Notes a model as it was at that time: model, name, fingerprint, depth, thresholds, hit_floor. What is noted of a later time stays."""
+        row = [told["model"], told["name"], told["fingerprint"], told["depth"]]
+        thresholds = [told["thresholds"]["default"]["threshold"], orjson.dumps(told["thresholds"]).decode()]
         with self.transaction() as c:
+            if c.execute("SELECT 1 FROM models WHERE model = ? AND scanned_at > ?", [row[0], at]).fetchone():
+                return
             c.execute("DELETE FROM models WHERE model = ?", row[:1])
             c.execute(
                 "INSERT INTO models VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                [*row, model.config["hit_floor"], __version__, _now()],
+                [*row, *thresholds, told["hit_floor"], __version__, at],
             )
 
     def known(self, model: str) -> dict[str, dict[str, Any]]:
@@ -171,6 +172,21 @@ class Store:
                 raise QueryError(f"the query was refused: {_first(str(error))}") from None
             except AttributeError:
                 raise QueryError("the query gives no rows: give one SELECT") from None
+
+    def locked(self, sql: str, values: dict[str, Any]) -> pa.Table:
+        """The result of a query of ours that holds checked expressions, run where nothing but this database can be reached. Raises RuleError."""
+        with self.connect(read_only=True) as c:
+            expressions.lock(c)
+            return expressions.run(c, sql, values)
+
+    def note_selection(self, rows: list[dict[str, Any]]) -> None:
+        """Stores what a selection did with shards (schema.SELECTIONS, less version and time), in place of what it said of them before."""
+        marks = ", ".join("?" * len(SELECTIONS))
+        with self.transaction() as c:
+            for row in rows:
+                c.execute("DELETE FROM selections WHERE selection = ? AND path = ?", [row["selection"], row["path"]])
+                given = row | {"tropescan_version": __version__, "selected_at": _now()}
+                c.execute(f"INSERT INTO selections VALUES ({marks})", [given[f.name] for f in SELECTIONS])
 
     def rows(self, sql: str, values: list[Any] | None = None) -> list[dict[str, Any]]:
         """The result of one of tropescan's own read-only queries, a dict a row."""
@@ -226,8 +242,8 @@ def _commit(c: duckdb.DuckDBPyConnection, key: list[Any], unit: Unit, part: Part
             c.execute(f'INSERT INTO "{table}" (shard, model, unit, {names}) SELECT ?, ?, ?, {names} FROM incoming', key)
             c.unregister("incoming")
     c.execute(
-        f"INSERT INTO units (shard, model, unit, first_row, planned_rows, status, kind, error, {', '.join(COUNTERS)}, seconds, scanned_at) "
-        f"VALUES ({', '.join('?' * (10 + len(COUNTERS)))})",
+        f"INSERT INTO units (shard, model, unit, first_row, planned_rows, status, kind, error, {', '.join(COUNTERS)}, seconds, backend, scanned_at) "
+        f"VALUES ({', '.join('?' * (11 + len(COUNTERS)))})",
         [
             *key,
             unit.first_row,
@@ -237,7 +253,8 @@ def _commit(c: duckdb.DuckDBPyConnection, key: list[Any], unit: Unit, part: Part
             part.error,
             *[part.counters[n] for n in COUNTERS],
             part.seconds,
-            _now(),
+            part.backend,
+            part.at or _now(),
         ],
     )
 

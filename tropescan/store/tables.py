@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from tropescan.schema import COUNTERS, DOCUMENTS, PASSAGES
+from tropescan.schema import COUNTERS, DOCUMENTS, PASSAGES, SELECTIONS
 
 _TYPES = {
     pa.int32(): "INTEGER",
@@ -12,6 +12,7 @@ _TYPES = {
     pa.float64(): "DOUBLE",
     pa.string(): "VARCHAR",
     pa.bool_(): "BOOLEAN",
+    pa.timestamp("us"): "TIMESTAMP",
 }
 _KEY = "shard VARCHAR NOT NULL, model VARCHAR NOT NULL"
 
@@ -27,9 +28,10 @@ CREATE TABLE models (model VARCHAR NOT NULL, name VARCHAR, fingerprint VARCHAR, 
 CREATE TABLE files ({_KEY}, path VARCHAR, format VARCHAR, bytes BIGINT, tag VARCHAR, rows BIGINT, units INTEGER, audit DOUBLE,
   kind VARCHAR, error VARCHAR);
 CREATE TABLE units ({_KEY}, unit INTEGER, first_row BIGINT, planned_rows BIGINT, status VARCHAR, kind VARCHAR, error VARCHAR,
-  {", ".join(f"{c} BIGINT" for c in COUNTERS)}, seconds DOUBLE, scanned_at TIMESTAMP);
+  {", ".join(f"{c} BIGINT" for c in COUNTERS)}, seconds DOUBLE, backend VARCHAR, scanned_at TIMESTAMP);
 CREATE TABLE documents ({_KEY}, unit INTEGER, {_columns(DOCUMENTS)});
 CREATE TABLE passages ({_KEY}, unit INTEGER, {_columns(PASSAGES)});
+CREATE TABLE selections ({_columns(SELECTIONS)});
 """
 
 VIEWS = f"""

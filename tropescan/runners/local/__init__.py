@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tropescan.runners.local.run import Summary, run
+from tropescan.runners.local.run import run
 
-__all__ = ["Summary", "run"]
+__all__ = ["run"]

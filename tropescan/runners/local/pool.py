@@ -14,8 +14,7 @@ from tropescan import errors
 from tropescan.errors import TropescanError
 from tropescan.parts import Part
 from tropescan.runners.local.worker import work
-
-Message = dict[str, Any]
+from tropescan.runners.schedule import Message
 
 
 class Worker:
@@ -101,7 +100,9 @@ class Pool:
                         worker.order = None
                     yield order, message
             except EOFError:
-                yield worker.order, {"say": "died", "ready": worker.ready, "code": self._replace(worker)}
+                ready, order, code = worker.ready, worker.order, self._replace(worker)
+                how = f"signal {-code}" if code < 0 else f"exit code {code}"
+                yield order, {"say": "died", "ready": ready, "how": how}
 
     def _replace(self, worker: Worker) -> int:
         code = worker.end()

@@ -1,0 +1,67 @@
+"""A datatrove pipeline that reads Parquet shards, drops what tropescan flags, and writes the rest and the dropped as Parquet shards.
+
+    python examples/datatrove_filter.py corpora/sample out --threshold precision_0.9 --workers 2
+
+Every column of the input keeps its name and type; the scores are added. `out/kept` and `out/dropped` together hold the documents of the input
+(datatrove's readers pass over documents without text), `filter_reason` in `out/dropped` tells the frame.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datatrove.executor import LocalPipelineExecutor
+from datatrove.pipeline.readers import ParquetReader
+from datatrove.pipeline.writers import ParquetWriter
+
+from tropescan.runners.datatrove import TropescanFilter, fields
+
+
+def schema(shard: Path) -> pa.Schema:
+    """The columns of a shard, and the scores: without it, ParquetWriter would take the types from the first document, where scores are None."""
+    given = pq.read_schema(shard).remove_metadata()
+    return pa.schema([*[f for f in given if f.name not in fields().names], *fields()])
+
+
+def pipeline(source: Path, out: Path, threshold: str, depth: str) -> list[object]:
+    """Reader, filter, writer."""
+    shards = sorted(source.rglob("*.parquet"))
+    if not shards:
+        raise SystemExit(f"no Parquet shard under {source}")
+    columns = schema(shards[0])
+    dropped = ParquetWriter(
+        str(out / "dropped"),
+        compression="zstd",
+        expand_metadata=True,
+        schema=columns.append(pa.field("filter_reason", pa.string())),
+    )
+    return [
+        ParquetReader(str(source), glob_pattern="**/*.parquet"),
+        TropescanFilter(threshold, depth=depth, exclusion_writer=dropped),
+        ParquetWriter(str(out / "kept"), compression="zstd", expand_metadata=True, schema=columns),
+    ]
+
+
+def main() -> None:
+    """Runs it on this machine; SlurmPipelineExecutor takes the same pipeline."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("source", type=Path)
+    options.add_argument("out", type=Path)
+    options.add_argument("--threshold", default="default", help="a name in the model's thresholds.json")
+    options.add_argument("--depth", choices=("fast", "full"), default="full")
+    options.add_argument("--tasks", type=int, default=2)
+    options.add_argument("--workers", type=int, default=2)
+    given = options.parse_args()
+    LocalPipelineExecutor(
+        pipeline(given.source, given.out, given.threshold, given.depth),
+        tasks=given.tasks,
+        workers=given.workers,
+        logging_dir=str(given.out / "logs"),
+    ).run()
+
+
+if __name__ == "__main__":  # datatrove's workers import this file
+    main()

@@ -1,0 +1,615 @@
+"""Selections on real shards and databases: rows reconcile, what stays is as it was, and bad input costs one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.conftest import EVIL, PLAIN, SAMPLE, write_shard
+from tropescan import persistence, shards
+from tropescan.cli import main
+from tropescan.errors import CorpusChanged, NotScanned, OutputError, RuleError
+from tropescan.parts import Part
+from tropescan.schema import DOCUMENTS, FACETS, PASSAGES
+from tropescan.selection import Request, dry, preset, rules, select, spans, weigh
+from tropescan.shards import Columns
+from tropescan.shards.files import fingerprint
+from tropescan.store import Entry, Store
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+MODEL = persistence.load("evil-ai")
+KEY = MODEL.key("fast")
+RULE = "score >= 0.5"
+
+
+def stored(corpus: Path, db: Path, scores: dict[str, dict[int, dict[str, Any]]], ids: bool = True) -> Store:
+    """A database that holds these scores: by shard name and row, what is known of a document, and under `spans` its passages."""
+    store = Store(db, wait=2.0)
+    store.register_model(MODEL, "fast")
+    for file in shards.find([corpus]):
+        name, plan = Path(file.path).name, shards.plan(file, Columns())
+        documents, passages = [], []
+        for row, known in sorted(scores.get(name, {}).items()):
+            about = {
+                "row": row,
+                "id": f"{Path(name).stem}-{row}" if ids else None,
+                "audited": False,
+                "characters": 100,
+                "passages": 1,
+            }
+            judged = {k: known.get(k) for k in ("score", "fast_score", "intensity", "frame", "admirable")}
+            documents.append(
+                about | judged | {"characters": known.get("characters", 100), "domain": known.get("domain")}
+            )
+            for i, (start, end) in enumerate(known.get("spans", [])):
+                place = {"row": row, "passage": i, "start_char": start, "end_char": end}
+                passages.append(place | judged | {f: known.get(f, 0.0) for f in FACETS})
+        parts = []
+        for unit in plan.units:
+            inside = [d for d in documents if unit.rows < 0 or unit.first_row <= d["row"] < unit.first_row + unit.rows]
+            part = Part(
+                documents=pa.Table.from_pylist(inside, DOCUMENTS), passages=pa.Table.from_pylist(passages, PASSAGES)
+            )
+            part.counters["rows"], passages = max(0, unit.rows), []
+            parts.append((fingerprint(file), KEY, unit, part))
+        store.commit(parts, [Entry(fingerprint(file), KEY, file, plan, 0.0)])
+    return store
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> tuple[Path, Store]:
+    """Two shards in three row groups each; rows 1 and 4 of the first are flagged, and row 2 is admirable."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a", "b"):
+        write_shard(folder / f"{name}.parquet", [f"{name} one. {i} two. three." for i in range(7)], row_group_size=3)
+    known = {
+        1: {"score": 0.9, "frame": "fiction", "admirable": 0.1, "domain": "x.example", "spans": [(7, 9)]},
+        2: {"score": 0.1, "frame": "argument", "admirable": 0.9},
+        3: {"score": None},
+        4: {"score": 0.6, "frame": "report", "admirable": 0.6, "spans": [(0, 3), (14, 20)]},
+    }
+    return folder, stored(folder, tmp_path / "x.duckdb", {"a.parquet": known})
+
+
+def table(path: Path) -> pa.Table:
+    with pq.ParquetFile(path) as file:
+        return file.read()
+
+
+def select_rows(store: Store, sql: str) -> list[tuple[Any, ...]]:
+    with duckdb.connect(str(store.path), read_only=True) as c:
+        return c.execute(sql).fetchall()
+
+
+def test_drop_keeps_all_that_is_not_dropped(corpus: tuple[Path, Store], tmp_path: Path) -> None:
+    folder, store = corpus
+    before = {p.name: p.read_bytes() for p in folder.iterdir()}
+    done = select(store, [str(folder)], tmp_path / "out", Request(where=RULE))
+    assert [(r["rows_in"], r["rows_kept"], r["rows_removed"], r["characters_removed"]) for r in done.rows] == [
+        (7, 5, 2, 40),
+        (7, 7, 0, 0),
+    ]
+    kept, removed = table(tmp_path / "out" / "a.parquet"), table(tmp_path / "out" / "_removed" / "a.parquet")
+    assert kept["id"].to_pylist() == ["a-0", "a-2", "a-3", "a-5", "a-6"]
+    assert (
+        removed["id"].to_pylist() == ["a-1", "a-4"]
+        and removed["tropescan_reason"].to_pylist() == ["removed: score >= 0.5"] * 2
+    )
+    assert removed["tropescan_row"].to_pylist() == [1, 4] and removed["tropescan_score"].to_pylist() == [0.9, 0.6]
+    with pq.ParquetFile(tmp_path / "out" / "a.parquet") as file:
+        assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == [2, 2, 1]
+        assert file.metadata.row_group(0).column(1).compression == "ZSTD"
+    assert (tmp_path / "out" / "b.parquet").read_bytes() == before["b.parquet"]  # nothing goes: copied as it is
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
+    noted = select_rows(
+        store,
+        "SELECT selection, mode, rule, model, rows_in, rows_kept, rows_removed, outcome FROM selections ORDER BY path",
+    )
+    assert noted == [
+        (done.selection, "drop", RULE, KEY, 7, 5, 2, "filtered"),
+        (done.selection, "drop", RULE, KEY, 7, 7, 0, "copied"),
+    ]
+
+
+def test_mask_and_tag_change_whole_sentences_only(corpus: tuple[Path, Store], tmp_path: Path) -> None:
+    folder, store = corpus
+    for name, request, wanted in [
+        ("mask", Request("mask", RULE), ["a one. three.", "4 two. "]),
+        ("mark", Request("mask", RULE, marker="[..]"), ["a one. [..] three.", "[..] 4 two. [..]"]),
+        ("tag", Request("tag", RULE, token="<t>"), ["<t>a one. 1 two. three.", "<t>a one. 4 two. three."]),
+        (
+            "around",
+            Request("tag", RULE, token="<", end_token=">", around=True),
+            ["a one. <1 two.> three.", "<a one.> 4 two. <three.>"],
+        ),
+    ]:
+        done = select(store, [str(folder)], tmp_path / name, request)
+        got, given = table(tmp_path / name / "a.parquet"), table(folder / "a.parquet")
+        assert [got["text"][i].as_py() for i in (1, 4)] == wanted
+        others = [0, 2, 3, 5, 6]
+        assert got.take(others).equals(given.take(others)) and got["id"].equals(given["id"])
+        assert [r["rows_changed"] for r in done.rows] == [2, 0] and [r["rows_removed"] for r in done.rows] == [0, 0]
+        assert (tmp_path / name / "_removed" / "a.parquet").exists() == (request.mode == "mask")
+
+
+def test_replacements_are_drawn_from_what_stays(corpus: tuple[Path, Store], tmp_path: Path) -> None:
+    folder, store = corpus
+    done = select(store, [str(folder)], tmp_path / "out", Request("replace", RULE))
+    assert (done.pool_documents, done.pool_characters) == (1, 100)
+    assert table(tmp_path / "out" / "_pool" / "a.parquet")["id"].to_pylist() == ["a-2"]
+    assert "a-2" in table(tmp_path / "out" / "a.parquet")["id"].to_pylist()
+
+
+def test_weights_stand_beside_every_row(corpus: tuple[Path, Store], tmp_path: Path) -> None:
+    folder, store = corpus
+    rule = "CASE WHEN score >= 0.8 THEN 0 WHEN admirable >= 0.5 AND score < 0.5 THEN 3 WHEN score IS NULL THEN 0.5 END"
+    weigh(store, [str(folder)], tmp_path / "w", rule, Request())
+    got = table(tmp_path / "w" / "a.parquet.weights.parquet")
+    assert got.column_names == ["id", "row", "weight"] and got["id"].equals(table(folder / "a.parquet")["id"])
+    # a document without a row in `documents` reads as null in every column; a rule that gives null leaves the weight at 1
+    assert got["weight"].to_pylist() == [0.5, 0, 3, 0.5, 1, 0.5, 0.5] and got["row"].to_pylist() == list(range(7))
+    assert got.schema.metadata[b"tropescan_model"] == KEY.encode()
+    with pq.ParquetFile(tmp_path / "w" / "a.parquet.weights.parquet") as file:
+        assert file.num_row_groups == 3
+    with pytest.raises(RuleError, match="not negative"):
+        weigh(store, [str(folder)], tmp_path / "v", "score - 1", Request())
+
+
+def test_a_rule_that_gives_null_decides_nothing(corpus: tuple[Path, Store], tmp_path: Path) -> None:
+    folder, store = corpus
+    done = select(store, [str(folder)], tmp_path / "a", Request(where="NOT (score < 0.5)"))
+    assert sum(r["rows_removed"] for r in done.rows) == 2
+    done = select(
+        store, [str(folder)], tmp_path / "b", Request(where="score IS NULL")
+    )  # row 3; ungated documents are not asked
+    assert table(tmp_path / "b" / "_removed" / "a.parquet")["id"].to_pylist() == ["a-3"]
+
+
+def test_dry_run_tells_what_would_go(corpus: tuple[Path, Store], capsys: pytest.CaptureFixture[str]) -> None:
+    folder, store = corpus
+    _, found = dry(store, [str(folder)], Request("replace", RULE))
+    assert (found.documents, found.characters, found.pool_documents) == (2, 200, 1)
+    assert found.shards["a.parquet"]["documents"] == 2 and found.shards["a.parquet"]["of_documents"] == 7
+    assert found.frames["fiction"] == {"documents": 1, "characters": 100, "of_documents": 1}
+    assert {e["id"] for e in found.examples} == {"a-1", "a-4"} and "two" in found.examples[0]["text"]
+    assert main(["filter", str(folder), "--db", str(store.path), "--preset", "strict", "--dry-run"]) == 0
+    assert f"score >= {MODEL.thresholds['fast']['default']['threshold']:g}" in capsys.readouterr().out
+
+
+def test_every_preset_is_a_rule(corpus: tuple[Path, Store]) -> None:
+    model = corpus[1].model()
+    for name in rules.PRESETS:
+        for columns in (rules.DOCUMENT, rules.PASSAGE):
+            rules.condition(preset(name, model), columns)
+
+
+BAD_RULES = [
+    *(
+        "",
+        "score",
+        "nope > 1",
+        "score >",
+        "score > 1, true",
+        "documents.score > 1",
+        "*",
+        "COLUMNS('s.*') > 1",
+        "count(*) > 1",
+        "score > ?",
+    ),
+    *(
+        "1); DROP TABLE documents; SELECT (1",
+        "true); SELECT (true",
+        "true; ATTACH 'x.db'",
+        "true) FROM read_csv('/etc/passwd') AS t (x) WHERE (true",
+    ),
+    *(
+        "(SELECT true)",
+        "score IN (SELECT 1)",
+        "EXISTS (FROM documents)",
+        "score = ANY ([1])",
+        "sum(score) OVER () > 1",
+        "list_sum([score]) > 1",
+    ),
+    *(
+        "read_text('/etc/passwd') = ''",
+        "getenv('HOME') = ''",
+        "current_setting('threads') > 1",
+        "random() < 0.5",
+        "nextval('s') > 1",
+    ),
+    *(
+        "true) UNION (SELECT true",
+        "true) ORDER BY (1",
+        "COPY documents TO 'x'",
+        "set_config('a', 'b')",
+        "(" * 3000 + "true" + ")" * 3000,
+        "\ud800",
+    ),
+]
+
+
+@pytest.mark.parametrize("rule", BAD_RULES, ids=range(len(BAD_RULES)))
+def test_a_rule_is_one_read_only_expression(rule: str) -> None:
+    with pytest.raises(RuleError) as told:
+        rules.condition(rule, rules.DOCUMENT)
+    assert "\n" not in str(told.value)
+
+
+def test_a_rule_with_comments_functions_and_quotes() -> None:
+    rule = rules.condition(
+        "score BETWEEN 0.1 AND 1 /* why */ AND domain NOT LIKE '%.gov;--' -- so\n AND lower(frame) IN ('a''b')",
+        rules.DOCUMENT,
+    )
+    assert "a''b" in rule.sql and "why" not in rule.sql
+    with pytest.raises(RuleError, match="start_char"):
+        rules.condition("start_char > 1", rules.DOCUMENT)
+    rules.condition("start_char > 1 AND coercion >= 0.5", rules.PASSAGE)
+
+
+def test_a_rule_that_fails_on_the_rows_is_told(corpus: tuple[Path, Store], tmp_path: Path) -> None:
+    folder, store = corpus
+    with pytest.raises(RuleError, match="Could not convert"):
+        select(store, [str(folder)], tmp_path / "out", Request(where="CAST(id AS INTEGER) > 1"))
+
+
+def test_outputs_that_cannot_be_used(corpus: tuple[Path, Store], tmp_path: Path) -> None:
+    folder, store = corpus
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "x").touch()
+    (tmp_path / "link").symlink_to(folder)
+    for out in (folder, folder / "deep" / "er", tmp_path, tmp_path / "full", tmp_path / "link", folder / "a.parquet"):
+        with pytest.raises(OutputError):
+            select(store, [str(folder)], out, Request(where=RULE))
+    assert sorted(p.name for p in folder.iterdir()) == ["a.parquet", "b.parquet"]
+    select(store, [str(folder)], tmp_path / "out", Request(where=RULE))
+    with pytest.raises(OutputError, match="other rule"):
+        select(store, [str(folder)], tmp_path / "out", Request(where="score >= 0.7"))
+    shutil.copytree(folder, tmp_path / "in2")
+    with pytest.raises(OutputError, match="both be written to a.parquet"):
+        select(store, [str(folder), str(tmp_path / "in2")], tmp_path / "two", Request(where=RULE))
+
+
+def test_a_changed_corpus_is_refused(corpus: tuple[Path, Store], tmp_path: Path) -> None:
+    folder, store = corpus
+    shutil.copytree(folder, tmp_path / "moved")  # other paths, the same bytes: the same shards
+    assert select(store, [str(tmp_path / "moved")], tmp_path / "m", Request(where=RULE)).rows[0]["rows_removed"] == 2
+    stat = (folder / "b.parquet").stat()
+    data = bytearray((folder / "b.parquet").read_bytes())
+    data[8] ^= 1
+    (folder / "b.parquet").write_bytes(data)
+    with pytest.raises(CorpusChanged, match="b.parquet"):
+        dry(store, [str(folder)], Request(where=RULE))
+    os.utime(
+        folder / "b.parquet", ns=(stat.st_atime_ns, stat.st_mtime_ns)
+    )  # as if it had not been touched: found when it is read
+    done = select(store, [str(folder)], tmp_path / "out", Request(where=RULE))
+    assert [Path(p).name for p in done.failed] == ["b.parquet"] and not (tmp_path / "out" / "b.parquet").exists()
+    assert (tmp_path / "out" / "a.parquet").exists()
+
+
+def test_ids_are_held_against_the_store(corpus: tuple[Path, Store], tmp_path: Path) -> None:
+    folder, store = corpus
+    done = select(store, [str(folder)], tmp_path / "out", Request(where=RULE, columns=Columns(id="text")))
+    assert [type(e) for e in done.failed.values()] == [CorpusChanged]
+
+
+def test_shards_without_a_whole_scan(
+    corpus: tuple[Path, Store], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, store = corpus
+    write_shard(folder / "new.parquet", ["x", "y"])
+    (folder / "words.parquet").write_text("words")
+    with pytest.raises(NotScanned, match="new.parquet"):
+        dry(store, [str(folder)], Request(where=RULE))
+    kept = select(store, [str(folder)], tmp_path / "keep", Request(where=RULE, unscanned="keep"))
+    assert [(r["rows_in"], r["rows_kept"]) for r in kept.rows] == [(7, 5), (7, 7), (2, 2), (None, None)]
+    assert (tmp_path / "keep" / "words.parquet").read_text() == "words"
+    dropped = select(store, [str(folder)], tmp_path / "drop", Request(where=RULE, unscanned="drop"))
+    assert [(r["rows_in"], r["rows_removed"]) for r in dropped.rows] == [(7, 2), (7, 0), (2, 2), (None, None)]
+    assert not (tmp_path / "drop" / "new.parquet").exists()
+    weigh(
+        store, [str(folder / "new.parquet"), str(folder / "a.parquet")], tmp_path / "w", "2", Request(unscanned="drop")
+    )
+    assert table(tmp_path / "w" / "new.parquet.weights.parquet")["weight"].to_pylist() == [0, 0]
+    (tmp_path / "other").mkdir()
+    write_shard(tmp_path / "other" / "a.parquet", ["q"])
+    assert (
+        main(
+            ["filter", str(tmp_path / "other"), "--db", str(store.path), "--where", RULE, "--out", str(tmp_path / "o")]
+        )
+        == 16
+    )
+    assert "another corpus" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("end", ["jsonl", "jsonl.gz", "jsonl.zst"])
+def test_json_lines_are_copied_line_by_line(tmp_path: Path, end: str) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    raw = [
+        b'{"text": "one. two.", "id":  "a-0"}\r\n',
+        b"\n",
+        b"{broken\n",
+        b'{"id":"a-3","k":[1.50],"text":"bad. good."}\n',
+        b'{"id":"a-4","text":"z"}',
+    ]
+    path = folder / f"a.{end}"
+    codec = {"jsonl.gz": "gzip", "jsonl.zst": "zstd"}.get(end)
+    with pa.output_stream(str(path), compression=codec) as sink:
+        sink.write(b"".join(raw))
+    store = stored(folder, tmp_path / "x.duckdb", {path.name: {3: {"score": 0.9, "spans": [(0, 5)]}}}, ids=False)
+
+    def lines(path: Path) -> bytes:
+        with pa.input_stream(str(path), compression=codec) as stream:
+            return bytes(stream.read())
+
+    done = select(store, [str(folder)], tmp_path / "drop", Request(where=RULE))
+    assert lines(tmp_path / "drop" / path.name) == b"".join(raw[:3] + raw[4:]) and done.rows[0]["rows_kept"] == 4
+    assert json.loads(lines(tmp_path / "drop" / "_removed" / path.name))["tropescan_row"] == 3
+    select(store, [str(folder)], tmp_path / "mask", Request("mask", RULE))
+    masked = lines(tmp_path / "mask" / path.name).split(b"\n")
+    assert json.loads(masked[3]) == {"id": "a-3", "k": [1.5], "text": "good."} and masked[0] == raw[0].rstrip(b"\n")
+    weigh(store, [str(folder)], tmp_path / "w", "coalesce(1 - score, 1)", Request())
+    assert len(table(tmp_path / "w" / f"{path.name}.weights.parquet")) == 5
+
+
+def test_types_metadata_and_layout_are_kept(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    n = 10
+    given = pa.table(
+        {
+            "id": [f"a-{i}" for i in range(n)],
+            "text": pa.array([f"t{i}" for i in range(n)], pa.large_string()),
+            "nested": [[{"a": i, "b": None}] for i in range(n)],
+            "kind": pa.array(["x", "y"] * 5).dictionary_encode(),
+            "nothing": pa.nulls(n),
+            "when": pa.array([1] * n, pa.timestamp("ns", "UTC")),
+            "when2": pa.array([1] * n, pa.timestamp("us")),
+        }
+    ).replace_schema_metadata({"source": "here", "ü": "w"})
+    pq.write_table(
+        given,
+        folder / "a.parquet",
+        row_group_size=4,
+        compression={"id": "gzip", "text": "zstd", "kind": "none"},
+        use_dictionary=["kind"],
+    )
+    with duckdb.connect() as c:  # another writer: no Arrow schema in the file
+        c.execute(
+            f"COPY (SELECT 'b-' || i AS id, 'text' AS text, i, 1.5::DECIMAL(9, 2) AS d, [i] AS l, gen_random_uuid() AS u FROM range(10) t(i)) "
+            f"TO '{folder}/b.parquet' (FORMAT parquet, COMPRESSION zstd, KV_METADATA {{a: 'b'}})"
+        )
+    store = stored(
+        folder, tmp_path / "x.duckdb", {f"{s}.parquet": {5: {"score": 1.0, "spans": [(0, 9)]}} for s in "ab"}
+    )
+    for mode in ("drop", "mask"):
+        done = select(store, [str(folder)], tmp_path / mode, Request(mode, RULE))
+        assert not done.failed, done.failed
+        for name in ("a.parquet", "b.parquet"):
+            with pq.ParquetFile(folder / name) as before, pq.ParquetFile(tmp_path / mode / name) as after:
+                assert before.schema_arrow.equals(after.schema_arrow, check_metadata=True)
+                pairs = [
+                    {k: v for k, v in f.metadata.metadata.items() if k != b"ARROW:schema"} for f in (before, after)
+                ]
+                assert pairs[0] == pairs[1] and len(pairs[0]) >= 1
+                old, new = before.metadata.row_group(0), after.metadata.row_group(0)
+                assert [old.column(i).compression for i in range(old.num_columns)] == [
+                    new.column(i).compression for i in range(new.num_columns)
+                ]
+                assert before.num_row_groups == after.num_row_groups
+                kept = [i for i in range(n) if i != 5]
+                rest = after.read() if mode == "drop" else after.read().take(kept)
+                assert rest.equals(before.read().take(kept))
+
+
+CONDITIONS = [
+    "score >= 0.5",
+    "score < 0.5",
+    "score IS NULL",
+    "true",
+    "false",
+    "NULL",
+    "frame IN ('fiction') OR admirable >= 0.5",
+    "row % 2 = 0 AND characters > 50",
+]
+SCORE = st.one_of(st.none(), st.floats(0, 1))
+KNOWN = st.fixed_dictionaries(
+    {
+        "score": SCORE,
+        "admirable": SCORE,
+        "frame": st.sampled_from(["fiction", "argument", None]),
+        "characters": st.integers(0, 100),
+    }
+)
+
+
+@settings(max_examples=16, deadline=None, derandomize=True)
+@given(
+    texts=st.lists(st.one_of(st.none(), st.text(max_size=30)), max_size=40),
+    group=st.integers(1, 50),
+    known=st.dictionaries(st.integers(0, 39), KNOWN, max_size=20),
+    rule=st.sampled_from(CONDITIONS),
+    mode=st.sampled_from(["drop", "mask", "tag", "replace"]),
+)
+def test_rows_reconcile_and_kept_rows_are_the_inputs(
+    texts: list[str | None], group: int, known: dict[int, dict[str, Any]], rule: str, mode: str
+) -> None:
+    known = {row: k | {"spans": [(0, 5)]} for row, k in known.items() if row < len(texts)}
+    with tempfile.TemporaryDirectory() as name:
+        folder, out = Path(name) / "in", Path(name) / "out"
+        folder.mkdir()
+        table_in = pa.table(
+            {
+                "id": [f"a-{i}" for i in range(len(texts))],
+                "text": pa.array(texts, pa.string()),
+                "n": pa.array([None] * len(texts), pa.int8()),
+            }
+        )
+        pq.write_table(table_in, folder / "a.parquet", row_group_size=group)
+        store = stored(folder, Path(name) / "x.duckdb", {"a.parquet": known})
+        done = select(store, [str(folder)], out, Request(mode, rule))
+        assert not done.failed, done.failed
+        (row,) = done.rows
+        with duckdb.connect() as c:  # the plain reading of the rule, row by row
+            empty = {"score": None, "admirable": None, "frame": None, "characters": 0}
+            wanted = {
+                r
+                for r, k in known.items()
+                if c.execute(
+                    f"SELECT {rule} FROM (SELECT ?::DOUBLE AS score, ?::DOUBLE AS admirable, ?::VARCHAR AS frame, ?::BIGINT AS characters, ?::BIGINT AS row)",
+                    [*(k[n] for n in empty), r],
+                ).fetchone()
+                == (True,)
+            }
+        got = table(out / "a.parquet")
+        removes = mode in ("drop", "replace")
+        assert row["rows_in"] == len(texts) == row["rows_kept"] + row["rows_removed"]
+        assert row["rows_removed"] == (len(wanted) if removes else 0) and row["rows_changed"] == (
+            0 if removes else len(wanted)
+        )
+        others = pa.array([i for i in range(len(texts)) if i not in wanted], pa.int64())
+        assert got.equals(table_in.take(others)) if removes else got.take(others).equals(table_in.take(others))
+        assert got.schema.equals(table_in.schema) and (
+            removes or got.select(["id", "n"]).equals(table_in.select(["id", "n"]))
+        )
+        if wanted and mode != "tag":
+            aside = table(out / "_removed" / "a.parquet")
+            assert aside.select(table_in.column_names).equals(table_in.take(sorted(wanted)))
+        layout = [min(group, len(texts) - i) for i in range(0, len(texts), group)]
+        left = [
+            sum(i not in wanted or not removes for i in range(k * group, k * group + size))
+            for k, size in enumerate(layout)
+        ]
+        with pq.ParquetFile(out / "a.parquet") as file:
+            sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+        assert [n for n in sizes if n] == [n for n in left if n]
+
+
+@settings(max_examples=160, deadline=None, derandomize=True)
+@given(
+    text=st.text(alphabet='ab .!?\n"é。', max_size=80),
+    ends=st.lists(st.tuples(st.integers(0, 90), st.integers(0, 90)), max_size=4),
+)
+def test_spans_only_grow_and_nothing_else_is_touched(text: str, ends: list[tuple[int, int]]) -> None:
+    wide = spans.widened(text, ends)
+    assert all(0 <= a < b <= len(text) for a, b in wide) and all(
+        x[1] < y[0] for x, y in zip(wide, wide[1:], strict=False)
+    )
+    for start, end in ends:
+        inside = set(range(max(0, start), min(end, len(text))))
+        assert inside <= {i for a, b in wide for i in range(a, b)}
+    outside = "".join(c for i, c in enumerate(text) if not any(a <= i < b for a, b in wide))
+    assert spans.cut(text, wide) == outside
+    tagged = spans.wrapped(text, wide, "<", ">")
+    assert tagged.replace("<", "").replace(">", "") == text and tagged.count("<") == len(wide)
+
+
+@pytest.fixture(scope="module")
+def scanned(tmp_path_factory: pytest.TempPathFactory, tropescan: Run) -> Iterator[tuple[Path, Path]]:
+    folder = tmp_path_factory.mktemp("scanned")
+    (folder / "in").mkdir()
+    long = "\n\n".join([PLAIN * 12, EVIL, PLAIN * 12, EVIL * 2, PLAIN])
+    write_shard(
+        folder / "in" / "a.parquet",
+        [EVIL, PLAIN, None, long, EVIL + PLAIN, "The robot was kind."] * 3,
+        row_group_size=5,
+    )
+    shutil.copy(SAMPLE / "web.parquet", folder / "in" / "b.parquet")
+    assert (
+        tropescan("scan", folder / "in", "--db", folder / "x.duckdb", "--depth", "fast", "--workers", 1).returncode == 0
+    )
+    yield folder / "in", folder / "x.duckdb"
+
+
+def test_the_filtered_corpus_scans_clean(scanned: tuple[Path, Path], tmp_path: Path, tropescan: Run) -> None:
+    folder, db = scanned
+    scores = "SELECT id, score, fast_score, frame, admirable FROM documents"
+    before = {r[0]: r for r in select_rows(Store(db), scores)}
+    for mode in (["drop"], ["mask", "--until-clean"]):
+        out = tmp_path / mode[0]
+        done = tropescan("filter", folder, "--db", db, "--preset", "strict", "--mode", *mode, "--out", out, "--json")
+        assert done.returncode == 0, done.stderr
+        told = json.loads(done.stdout)
+        assert all(r["rows_in"] == r["rows_kept"] + r["rows_removed"] for r in told["rows"])
+        changed = {i for s in "ab" for i in table(out / "_removed" / f"{s}.parquet")["id"].to_pylist()}
+        assert len(changed) >= 6
+        assert (
+            tropescan("scan", out, "--db", tmp_path / f"{mode[0]}.duckdb", "--depth", "fast", "--workers", 1).returncode
+            == 0
+        )
+        after = Store(tmp_path / f"{mode[0]}.duckdb")
+        assert select_rows(after, "SELECT sum(flagged_documents) FROM prevalence") == [(0,)]
+        rest = {r[0]: r for r in select_rows(after, scores) if r[0] not in changed}
+        assert rest and rest == {k: v for k, v in before.items() if k not in changed}
+
+
+def test_a_killed_run_goes_on(tmp_path: Path, tropescan: Run) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for i in range(16):
+        write_shard(folder / f"s{i:02}.parquet", [f"{i} {j} " + PLAIN * 20 for j in range(500)], row_group_size=50)
+    store = stored(folder, tmp_path / "x.duckdb", {f"s{i:02}.parquet": {3: {"score": 0.9}} for i in range(16)})
+    command = [folder, "--db", store.path, "--where", RULE, "--workers", 1, "--out"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "tropescan", "filter", *map(str, [*command, tmp_path / "out"])],
+        stdout=subprocess.DEVNULL,
+    ) as run:
+        while run.poll() is None and len(list((tmp_path / "out").glob("*.parquet"))) < 8:
+            time.sleep(0.005)
+        run.send_signal(signal.SIGKILL)
+    cut = len(list((tmp_path / "out").glob("*.parquet")))
+    again = tropescan("filter", *command, tmp_path / "out", "--json")
+    assert again.returncode == 0, again.stderr
+    told = json.loads(again.stdout)
+    assert 1 <= told["before"] <= cut < 16 and len(told["rows"]) == 16
+    assert tropescan("filter", *command, tmp_path / "whole").returncode == 0
+
+    def files(out: Path) -> dict[str, bytes]:
+        return {
+            str(p.relative_to(out)): p.read_bytes()
+            for p in out.rglob("*")
+            if p.is_file() and p.name != "_selection.json"
+        }
+
+    assert files(tmp_path / "out") == files(tmp_path / "whole")
+    assert (
+        select_rows(
+            store, "SELECT count(*), count(DISTINCT path), sum(rows_removed) FROM selections GROUP BY selection"
+        )
+        == [(16, 16, 16)] * 2
+    )
+
+
+def test_no_space_left_is_one_line(tmp_path: Path, tropescan: Run) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    write_shard(folder / "a.parquet", [secrets.token_hex(900) for _ in range(500)])
+    store = stored(folder, tmp_path / "x.duckdb", {"a.parquet": {3: {"score": 0.9}}})
+    limit = 20_000
+    assert (folder / "a.parquet").stat().st_size > limit
+    full = tropescan(
+        *("filter", folder, "--db", store.path, "--where", RULE, "--out", tmp_path / "out"),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    assert full.returncode == 43 and "no space left" in full.stderr and full.stderr.count("\n") == 1
+    assert tropescan("filter", folder, "--db", store.path, "--where", RULE, "--out", tmp_path / "out").returncode == 0

@@ -1,0 +1,38 @@
+"""tropescan ingest."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import asdict
+
+import orjson
+
+from tropescan.errors import PartError
+from tropescan.report import console
+from tropescan.runners import ingest as intake
+from tropescan.runners.ingest import Ingested
+from tropescan.store import Store
+
+_WHOLE = "SELECT count(*) AS shards, count(*) FILTER (status = 'done') AS done, count(*) FILTER (status = 'failed') AS failed FROM shards"
+
+
+def ingest(given: argparse.Namespace) -> int:
+    """Commits score parts and prints what became of them; the exit code tells whether some are damaged."""
+    store, out = Store(given.db, given.wait), console(sys.stderr)
+    told = intake.ingest(given.folder, store, lambda line: out.print(f"warning: {line}", markup=False, soft_wrap=True))
+    there = store.rows(_WHOLE)[0]
+    if given.json:
+        print(orjson.dumps(asdict(told) | {"database": there}).decode())
+    else:
+        _print(told, there, given.db)
+    return PartError.code if told.damaged else 0
+
+
+def _print(told: Ingested, there: dict[str, int], db: str) -> None:
+    print(
+        f"{told.parts} score parts: {told.committed} committed now, {told.before} stored before, {told.superseded} of contents scanned anew since, "
+        f"{len(told.damaged)} damaged"
+    )
+    print(f"{told.documents:,} documents, {told.characters:,} characters -> {db}")
+    print(f"{there['done']} of {there['shards']} shards in it are whole, {there['failed']} failed")

@@ -1,0 +1,9 @@
+"""Turns text into vectors: one encoder, and the backends that run it."""
+
+from __future__ import annotations
+
+from tropescan.embedding.backends import BACKENDS, encoder, require_encoder
+from tropescan.embedding.pooling import Embedding
+from tropescan.embedding.sentence import SentenceEncoder
+
+__all__ = ["BACKENDS", "Embedding", "SentenceEncoder", "encoder", "require_encoder"]

@@ -1,0 +1,98 @@
+"""The encoder as an OpenVINO graph, built from its weights.
+
+Not converted from the torch module: for that every worker would import torch and transformers first, about 4 s of processor time and 300 MB that
+nothing else of a scan needs, and trace code that changes with their releases.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+
+from tropescan.errors import DamagedModel, ModelError
+
+_BERT = {"model_type": "bert", "hidden_act": "gelu", "position_embedding_type": "absolute"}
+
+
+def graph(openvino: Any, folder: Path, tensors: dict[str, Any]) -> Any:
+    """An openvino.Model: token numbers (1, n) to the last token states (1, n, width). Raises DamagedModel, ModelError."""
+    from safetensors.numpy import load_file
+
+    try:
+        config = orjson.loads((folder / "config.json").read_bytes())
+        weights = load_file(str(folder / "model.safetensors"))
+    except (OSError, ValueError) as error:
+        raise DamagedModel(f"the encoder in {folder} cannot be loaded: {error}") from None
+    other = [f"{k} {config.get(k)}" for k, wanted in _BERT.items() if config.get(k, wanted) != wanted]
+    if other:
+        raise ModelError(f"the openvino backend cannot run an encoder with {', '.join(other)}: give --backend torch")
+    for name, found in tensors.items():
+        if name.startswith("layer."):
+            there = weights.get(f"encoder.{name}")
+            if there is None or there.shape != found.shape:
+                raise DamagedModel(f"the tuned {name} does not fit the encoder")
+            weights[f"encoder.{name}"] = found
+    try:
+        return _Bert(openvino, config, weights).model()
+    except KeyError as error:
+        raise DamagedModel(f"the encoder in {folder} lacks {error}") from None
+
+
+class _Bert:
+    """BERT (Devlin et al. 2019) without its pooler, for one sequence of any length and no padding."""
+
+    def __init__(self, openvino: Any, config: dict[str, Any], weights: dict[str, Any]) -> None:
+        self._openvino, self._op = openvino, openvino.opset14
+        self._config, self._weights = config, weights
+
+    def model(self) -> Any:
+        op = self._op
+        ids = op.parameter([1, -1], np.int64, name="ids")
+        length = op.gather(op.shape_of(ids), self._ints(1), op.constant(np.int64(0)))
+        words = op.gather(self._weight("embeddings.word_embeddings.weight"), ids, op.constant(np.int64(0)))
+        # one sequence: the type is always the first, and its embedding part of the places'
+        kinds = self._array("embeddings.token_type_embeddings.weight")[0]
+        places = op.constant(self._array("embeddings.position_embeddings.weight") + kinds)
+        places = op.slice(places, self._ints(0), length, self._ints(1), self._ints(0))
+        h = self._norm(op.add(words, places), "embeddings.LayerNorm")
+        for i in range(self._config["num_hidden_layers"]):
+            h = self._layer(h, f"encoder.layer.{i}.")
+        return self._openvino.Model([h.output(0)], [ids], "encoder")
+
+    def _layer(self, h: Any, name: str) -> Any:
+        op = self._op
+        query, key, value = (
+            self._heads(self._linear(h, f"{name}attention.self.{n}")) for n in ("query", "key", "value")
+        )
+        seen = op.transpose(op.scaled_dot_product_attention(query, key, value, causal=False), self._ints(0, 2, 1, 3))
+        seen = op.reshape(seen, self._ints(0, 0, self._config["hidden_size"]), True)
+        h = op.add(h, self._linear(seen, f"{name}attention.output.dense"))
+        h = self._norm(h, f"{name}attention.output.LayerNorm")
+        wide = op.gelu(self._linear(h, f"{name}intermediate.dense"), "erf")
+        return self._norm(op.add(h, self._linear(wide, f"{name}output.dense")), f"{name}output.LayerNorm")
+
+    def _heads(self, x: Any) -> Any:
+        heads = self._config["num_attention_heads"]
+        shape = self._ints(0, 0, heads, self._config["hidden_size"] // heads)
+        return self._op.transpose(self._op.reshape(x, shape, True), self._ints(0, 2, 1, 3))
+
+    def _linear(self, x: Any, name: str) -> Any:
+        op = self._op
+        return op.add(op.matmul(x, self._weight(f"{name}.weight"), False, True), self._weight(f"{name}.bias"))
+
+    def _norm(self, x: Any, name: str) -> Any:
+        op = self._op
+        even = op.mvn(x, self._ints(-1), True, self._config["layer_norm_eps"], "inside_sqrt")
+        return op.add(op.multiply(even, self._weight(f"{name}.weight")), self._weight(f"{name}.bias"))
+
+    def _weight(self, name: str) -> Any:
+        return self._op.constant(self._array(name))
+
+    def _array(self, name: str) -> Any:
+        return self._weights[name].astype(np.float32)
+
+    def _ints(self, *values: int) -> Any:
+        return self._op.constant(np.array(values, np.int64))

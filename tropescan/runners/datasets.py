@@ -1,0 +1,84 @@
+"""Hugging Face datasets: a function for `Dataset.map(batched=True)` and `IterableDataset.map(batched=True)`, and both calls made for you.
+
+    annotated = annotate(dataset)                                        # Dataset or streaming IterableDataset
+    score = Annotate()                                                   # the same by hand
+    annotated = dataset.map(score, batched=True, features=score.features(dataset.features))
+
+It adds the columns `tropescan_score`, `tropescan_fast_score`, `tropescan_intensity`, `tropescan_frame`, `tropescan_admirable`; None: not
+computed. datasets caches by what the function pickles to, which here is the model's fingerprint and the settings: another model, another cache.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from tropescan.errors import InputError, MissingExtra
+from tropescan.runners.portable import PortableScanner, fields
+
+try:
+    import datasets
+except ImportError:
+    raise MissingExtra(
+        "tropescan.runners.datasets needs datasets, which is not installed: run `pip install 'tropescan[datasets]'`"
+    ) from None
+
+__all__ = ["Annotate", "annotate"]
+BATCH = 512  # documents; scores do not depend on it
+
+
+class Annotate:
+    """The scores of a batch, given as columns (dict of lists) or as an Arrow table (`with_format("arrow")`).
+
+    A dict gets back the new columns, which datasets adds to its own; a table comes back with them. `settings` are those of PortableScanner
+    (depth, device, threads). Raises ModelError, MissingExtra when it is made.
+    """
+
+    def __init__(
+        self, model: str | Path = "evil-ai", *, text_column: str = "text", passages: bool = False, **settings: Any
+    ) -> None:
+        self.text_column, self.passages = text_column, passages
+        self.scanner = PortableScanner(model, **settings)
+
+    def __call__(self, batch: Any) -> Any:
+        columns = self.scanner.columns(self._texts(batch), self.passages)
+        if not isinstance(batch, pa.Table):
+            return columns.to_pydict()
+        for name in columns.column_names:
+            batch = batch.append_column(name, columns[name])
+        return batch
+
+    def _texts(self, batch: Any) -> Any:
+        try:
+            return batch[self.text_column]
+        except KeyError:
+            names = batch.column_names if isinstance(batch, pa.Table) else list(batch)
+            raise InputError(
+                f"no column '{self.text_column}'; there are {', '.join(names)}: give the right one as text_column"
+            ) from None
+
+    def features(self, before: Any) -> Any:
+        """The features after the call, for `map(features=...)`: where the first batch holds no score, datasets could not tell their types."""
+        if before is None:
+            return None
+        return datasets.Features({**before, **datasets.Features.from_arrow_schema(fields(self.passages))})
+
+
+def annotate(
+    dataset: Any,
+    model: str | Path = "evil-ai",
+    *,
+    text_column: str = "text",
+    passages: bool = False,
+    batch_size: int = BATCH,
+    num_proc: int | None = None,
+    **settings: Any,
+) -> Any:
+    """A Dataset or an IterableDataset with the scores as columns. `num_proc`: processes, for a Dataset only."""
+    function = Annotate(model, text_column=text_column, passages=passages, **settings)
+    more: dict[str, Any] = {} if isinstance(dataset, datasets.IterableDataset) else {"num_proc": num_proc}
+    return dataset.map(
+        function, batched=True, batch_size=batch_size, features=function.features(dataset.features), **more
+    )

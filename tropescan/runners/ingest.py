@@ -1,0 +1,174 @@
+"""Commits score parts from a folder, exactly once, in any order: what is stored already stays, and what a newer scan replaced is passed over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+from tropescan.errors import NoShards, PartError
+from tropescan.parts import Part
+from tropescan.runners import score_parts
+from tropescan.runners.folder import names
+from tropescan.runners.score_parts import Head
+from tropescan.shards import Unit
+from tropescan.store import Entry, Store
+
+_AT_ONCE, _BYTES_AT_ONCE = 256, 64 << 20  # parts, and bytes of their rows, committed while the database is open once
+_NEVER = datetime.min
+
+
+@dataclass
+class Ingested:
+    """What became of the parts: committed now, stored before, left out because a newer scan of their path found other content, or damaged
+    (path: why). `documents` and `characters` are those of the parts committed now."""
+
+    parts: int = 0
+    committed: int = 0
+    before: int = 0
+    superseded: int = 0
+    documents: int = 0
+    characters: int = 0
+    damaged: dict[str, str] = field(default_factory=dict)
+
+
+def ingest(
+    folder: str | Path,
+    store: Store,
+    note: Callable[[str], None] = lambda line: None,
+    only: Container[str] | None = None,
+) -> Ingested:
+    """Commits the parts of a folder. `only`: those whose names begin so (score_parts.origin). `note` is told of each damaged part.
+
+    A unit that is stored as done stays; of two scans of a unit that is not done, and of two contents of a path, the newer counts; what could be
+    read counts over what could not. A copy of a shard counts once, under the path that came first. The parts stay where they are. Raises
+    NoSuchPath, NoShards, StoreError.
+    """
+    files = [n for n in names(Path(folder)) if only is None or n.split("-")[0] in only]
+    if not files and only is None:
+        raise NoShards(f"no score part in {folder}: `tropescan scan PATH... --parts {folder}` writes them")
+    given = _Intake(Path(folder), store, note)
+    given.take(files)
+    while given.replaced:  # a shard that went may have been the one of two copies that counted
+        given.take(files)
+    return given.told(len(files))
+
+
+class _Known:
+    """What the database holds of one model: the shard of each path, when it was scanned, and its units."""
+
+    def __init__(self, store: Store, model: str) -> None:
+        self.shard: dict[str, str] = {}  # by path
+        self.at: dict[str, datetime] = {}  # by shard: its newest unit
+        self.units: dict[tuple[str, int], tuple[str, datetime]] = {}
+        self.shards: set[str] = set()
+        if not store.path.is_file():
+            return
+        for row in store.rows("SELECT path, shard FROM files WHERE model = ?", [model]):
+            self.shard[row["path"]] = row["shard"]
+        for row in store.rows("SELECT shard, unit, status, scanned_at FROM units WHERE model = ?", [model]):
+            self.arrived(row["shard"], row["unit"], row["status"], row["scanned_at"])
+        self.shards = set(self.shard.values())
+
+    def arrived(self, shard: str, unit: int, status: str, at: datetime) -> None:
+        self.units[shard, unit] = (status, at)
+        self.at[shard] = max(at, self.at.get(shard, _NEVER))
+
+    def verdict(self, head: Head) -> str:
+        """take, before or superseded."""
+        shard, there = head.entry.shard, self.shard.get(head.entry.file.path)
+        read_before = there is not None and there != shard and not there.startswith("!")
+        if read_before and (head.unit is None or (head.at, shard) < (self.at.get(there or "", _NEVER), there)):
+            return "superseded"
+        if head.unit is None:
+            return "before" if there == shard else "take"
+        status, at = self.units.get((shard, head.unit.index), ("", _NEVER))
+        return "before" if status == "done" or head.at <= at else "take"
+
+    def replaces(self, entry: Entry) -> bool:
+        return self.shard.get(entry.file.path, entry.shard) != entry.shard
+
+    def registered(self, entry: Entry) -> None:
+        gone = self.shard.get(entry.file.path, entry.shard)
+        self.shard[entry.file.path] = entry.shard
+        self.shards.add(entry.shard)
+        if gone != entry.shard:
+            self.shards.discard(gone)
+            self.at.pop(gone, None)
+            self.units = {k: v for k, v in self.units.items() if k[0] != gone}
+
+
+class _Intake:
+    """Decides part by part and commits them in batches."""
+
+    def __init__(self, folder: Path, store: Store, note: Callable[[str], None]) -> None:
+        self._folder, self._store, self._note = folder, store, note
+        self._known: dict[str, _Known] = {}
+        self._models: dict[str, Head] = {}  # the newest of each, not noted yet
+        self._parts: list[tuple[str, str, Unit, Part]] = []
+        self._entries: list[Entry] = []
+        self._bytes = 0
+        self._fate: dict[str, str] = {}
+        self._done = Ingested()
+        self.replaced = False
+
+    def take(self, files: list[str]) -> None:
+        """Commits what is to be committed of these."""
+        self.replaced = False
+        for file in files:
+            if self._fate.get(file) == "damaged":
+                continue
+            try:
+                self._one(file)
+            except PartError as error:
+                self._fate[file] = "damaged"
+                self._done.damaged[str(self._folder / file)] = str(error)
+                self._note(str(error))
+            if len(self._parts) + len(self._entries) >= _AT_ONCE or self._bytes >= _BYTES_AT_ONCE:
+                self._flush()
+        self._flush()
+
+    def _one(self, file: str) -> None:
+        head = score_parts.read_head(self._folder / file)
+        entry, known = head.entry, self._of(head)
+        verdict = known.verdict(head)
+        if verdict != "take":
+            self._fate.setdefault(file, verdict)
+            return
+        part = score_parts.read(self._folder / file)[1] if head.unit else None
+        if entry.shard not in known.shards or part is None:
+            if known.replaces(entry):
+                self._flush()  # what waits for the older content must be there before it goes
+                self.replaced = True
+            known.registered(entry)
+            self._entries.append(entry)
+        if part is not None and head.unit is not None:
+            known.arrived(entry.shard, head.unit.index, head.status, head.at)
+            self._parts.append((entry.shard, entry.model, head.unit, part))
+            self._bytes += part.documents.nbytes + part.passages.nbytes
+            self._done.documents += part.counters["rows"]
+            self._done.characters += part.counters["characters"]
+        self._fate[file] = "committed"
+
+    def _of(self, head: Head) -> _Known:
+        model = head.entry.model
+        if model not in self._known:
+            self._known[model] = _Known(self._store, model)
+        if model not in self._models or head.at > self._models[model].at:
+            self._models[model] = head
+        return self._known[model]
+
+    def _flush(self) -> None:
+        for head in self._models.values():  # before the parts: the views look for it
+            self._store.note_model(head.model, head.at)
+        self._models = {}
+        self._store.commit(self._parts, self._entries)
+        self._parts, self._entries, self._bytes = [], [], 0
+
+    def told(self, parts: int) -> Ingested:
+        """The counts."""
+        fates = list(self._fate.values())
+        self._done.parts, self._done.committed = parts, fates.count("committed")
+        self._done.before, self._done.superseded = fates.count("before"), fates.count("superseded")
+        return self._done

@@ -1,0 +1,104 @@
+"""What is done to the rows of one shard while it is written again, whatever its format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from tropescan.errors import CorpusChanged
+from tropescan.schema import Ints, texts
+from tropescan.selection.decisions import Decisions
+
+Rewrite = Callable[[list[int], list[str]], list[str | None]]
+"""New texts for the rows with these texts; None takes the row out."""
+
+REASONS = ("tropescan_row", "tropescan_score", "tropescan_frame", "tropescan_reason")
+"""Columns (keys) that a shard of removed documents, or of documents before they were changed, has besides those of its input."""
+
+
+@dataclass
+class Counts:
+    """Rows of a shard: in = kept + removed; `changed` are among those kept. None where a shard that was never read cannot be counted."""
+
+    rows_in: int | None = 0
+    rows_kept: int | None = 0
+    rows_removed: int | None = 0
+    rows_changed: int = 0
+    characters_removed: int = 0
+
+
+@dataclass
+class Change:
+    """What becomes of the decided rows: dropped (`rewrite` None) or given a new text. `reason` is told beside what is kept aside.
+
+    `pool` are rows that are written once more, to the pool.
+    """
+
+    decided: Decisions
+    reason: str
+    rewrite: Rewrite | None = None
+    pool: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    def here(self, first: int, count: int) -> slice:
+        """Which of the decided rows lie in these rows of the shard."""
+        begin, end = np.searchsorted(self.decided.rows, [first, first + count]).tolist()
+        return slice(begin, end)
+
+    def reasons(self, part: slice, removed: list[bool]) -> dict[str, pa.Array]:
+        """The columns REASONS of some decided rows."""
+        facts = self.decided.facts.slice(part.start, part.stop - part.start)
+        verbs = ["removed" if gone else "changed" for gone in removed]
+        return dict(
+            zip(
+                REASONS,
+                (
+                    facts["row"].combine_chunks().cast(pa.int64()),
+                    facts["score"].combine_chunks().cast(pa.float64()),
+                    facts["frame"].combine_chunks().cast(pa.string()),
+                    pa.array([f"{verb}: {self.reason}" for verb in verbs], pa.string()),
+                ),
+                strict=True,
+            )
+        )
+
+    def texts(self, part: slice, column: pa.Array, counts: Counts) -> list[str | None]:
+        """The new texts of these decided rows, whose texts `column` holds; counts what goes."""
+        old = texts(column)[0].to_pylist()
+        if self.rewrite is None:
+            new: list[str | None] = [None] * len(old)
+        else:
+            new = self.rewrite(self.decided.rows[part].tolist(), old)
+        for before, after in zip(old, new, strict=True):
+            counts.characters_removed += len(before) - len(after) if after is not None else len(before)
+        return new
+
+
+def check_ids(path: str, column: pa.Array | None, expected: list[str | None], rows: list[int]) -> None:
+    """That rows hold the ids that the store has for them, where it has any. Raises CorpusChanged."""
+    if column is None:
+        return
+    for row, found, stored in zip(rows, as_stored(column), expected, strict=True):
+        if stored is not None and found != stored:
+            raise CorpusChanged(
+                f"{path} row {row} has id {found!r}, the store says {stored!r}: another id column than at the scan (--id-column), or another corpus"
+            )
+
+
+def as_stored(column: pa.Array) -> list[str | None]:
+    """Ids as the store writes them (see parts.py)."""
+    if pa.types.is_string(column.type):
+        column = column.cast(pa.binary())
+    return [
+        v.decode("utf-8", "replace") if isinstance(v, bytes) else None if v is None else str(v)
+        for v in column.to_pylist()
+    ]
+
+
+def expected_ids(change: Change, part: slice) -> list[str | None]:
+    """The ids that the store has for some decided rows."""
+    ids: list[Any] = change.decided.facts["id"].slice(part.start, part.stop - part.start).to_pylist()
+    return ids

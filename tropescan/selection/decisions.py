@@ -1,0 +1,128 @@
+"""What a rule decides about a shard, out of the stored scores alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from tropescan.errors import RuleError
+from tropescan.schema import DOCUMENTS, FACETS, PASSAGE, Floats, Ints
+from tropescan.selection.rules import DOCUMENT, Rule
+from tropescan.selection.rules import PASSAGE as PASSAGE_COLUMNS
+from tropescan.selection.spans import Span
+from tropescan.store import Store
+
+_OF_DOCUMENT = ", ".join(f'd."{n}"' for n in (*DOCUMENTS.names, "path"))
+_ABOUT = ", ".join(f'd."{n}"' for n in ("row", "id", "url", "domain", "characters", "passages", "audited", "path"))
+_OF_PASSAGE = ", ".join(f'p."{n}"' for n in PASSAGE.names if n in PASSAGE_COLUMNS and n != "audited")
+_HERE = "(SELECT d.*, f.path FROM documents d JOIN files f USING (shard, model) WHERE d.model = $model AND ($shard IS NULL OR d.shard = $shard))"
+
+# the facets of a document are those of its strongest passage, as its intensity, frame and admirable are
+DOCUMENTS_SQL = f"""SELECT d.shard, {_OF_DOCUMENT}, {", ".join(f"p.{f}" for f in FACETS)} FROM {_HERE} d LEFT JOIN (
+  SELECT shard, row, {", ".join(FACETS)} FROM passages WHERE model = $model AND ($shard IS NULL OR shard = $shard) AND audited IS NULL
+  QUALIFY row_number() OVER (PARTITION BY shard, row ORDER BY score DESC NULLS LAST, passage) = 1) p USING (shard, row)"""
+PASSAGES_SQL = f"""SELECT d.shard, {_ABOUT}, {_OF_PASSAGE} FROM passages p JOIN {_HERE} d USING (shard, row)
+  WHERE p.model = $model AND p.audited IS NULL"""
+
+
+@dataclass
+class Decisions:
+    """What becomes of a shard's rows: those the rule holds for, ascending, with what the store knows of them (`facts`, a row each).
+
+    `spans` are the flagged passages of a row, where the rule was asked of passages. All other rows stay as they are.
+    """
+
+    facts: pa.Table
+    spans: dict[int, list[Span]] = field(default_factory=dict)
+    rows: Ints = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.rows = np.asarray(self.facts["row"].to_numpy(), np.int64)
+
+
+FACTS = ("row", "id", "url", "domain", "characters", "score", "frame", "admirable")
+
+
+def documents(store: Store, model: str, shard: str, rule: Rule) -> Decisions:
+    """The documents of a shard for which the rule holds. Raises RuleError."""
+    sql = f"SELECT {', '.join(FACTS)} FROM ({DOCUMENTS_SQL}) WHERE {rule.sql} ORDER BY row"
+    return Decisions(store.locked(sql, _values(model, shard)))
+
+
+def passages(store: Store, model: str, shard: str, rule: Rule) -> Decisions:
+    """The passages of a shard for which the rule holds, by document. Raises RuleError."""
+    sql = f"SELECT {', '.join(FACTS)}, start_char, end_char FROM ({PASSAGES_SQL}) WHERE {rule.sql} ORDER BY row, start_char"
+    found = store.locked(sql, _values(model, shard))
+    spans: dict[int, list[Span]] = {}
+    for row, start, end in zip(*(found[n].to_pylist() for n in ("row", "start_char", "end_char")), strict=True):
+        spans.setdefault(row, []).append((start, end))
+    _, first = np.unique(found["row"].to_numpy(), return_index=True)
+    return Decisions(found.take(pa.array(first)).select(FACTS), spans)
+
+
+@dataclass
+class Weights:
+    """The weights of a shard's rows that the rule was asked of, ascending by row, and the weight of all its other rows."""
+
+    rows: Ints
+    ids: list[str | None]
+    weights: Floats
+    other: float
+
+
+def weights(store: Store, model: str, shard: str, rule: Rule, other_sql: str) -> Weights:
+    """What the rule makes of a shard. Where it gives null the weight is 1. `other_sql` as `unseen` gives it. Raises RuleError."""
+    sql = f"SELECT row, id, coalesce(CAST(({rule.sql}) AS DOUBLE), 1.0) AS weight FROM ({DOCUMENTS_SQL}) ORDER BY row"
+    found = store.locked(sql, _values(model, shard))
+    weight = np.asarray(found["weight"].to_numpy(), np.float64)
+    other = float(store.locked(other_sql, {})["weight"][0].as_py())
+    if not (np.isfinite(weight).all() and np.isfinite(other) and (weight >= 0).all() and other >= 0):
+        bad = next(w for w in [other, *weight.tolist()] if not (np.isfinite(w) and w >= 0))
+        raise RuleError(f"the rule gives a weight of {bad:g}: weights are finite and not negative")
+    return Weights(np.asarray(found["row"].to_numpy(), np.int64), found["id"].to_pylist(), weight, other)
+
+
+def unseen(rule: Rule) -> str:
+    """A query for what a rule gives a document that has no row in `documents`: there every column is null."""
+    empty = ", ".join(f'NULL::{kind} AS "{name}"' for name, kind in DOCUMENT.items())
+    return f"SELECT coalesce(CAST(({rule.sql}) AS DOUBLE), 1.0) AS weight FROM (SELECT {empty})"
+
+
+def pool(
+    store: Store, model: str, shards: list[str], removed: Rule, wanted: Rule, characters: int
+) -> dict[str, Decisions]:
+    """Documents that stay and that a second rule wants, drawn by a hash of where they lie until they hold `characters` characters, by shard.
+
+    A document that would go over is passed over, so that the sum comes close and never above. Raises RuleError.
+    """
+    sql = (
+        f"SELECT shard, {', '.join(FACTS)} FROM ({DOCUMENTS_SQL}) WHERE ({wanted.sql}) AND ({removed.sql}) IS NOT TRUE AND characters > 0 "
+        "ORDER BY md5(concat(shard, ':', row)), shard, row"
+    )
+    found = store.locked(sql, _values(model, None))
+    found = found.filter(pc.is_in(found["shard"], pa.array(shards, pa.string())))
+    taken: list[int] = []
+    left = characters
+    for i, size in enumerate(found["characters"].to_pylist()):
+        if size <= left:
+            taken.append(i)
+            left -= size
+    chosen = found.take(pa.array(taken, pa.int64())).sort_by([("shard", "ascending"), ("row", "ascending")])
+    return {
+        shard: Decisions(chosen.filter(pc.equal(chosen["shard"], shard)).select(FACTS))
+        for shard in chosen["shard"].unique().to_pylist()
+    }
+
+
+def _values(model: str, shard: str | None) -> dict[str, Any]:
+    return {"model": model, "shard": shard}
+
+
+def none() -> Decisions:
+    """No row is decided."""
+    kinds = {"row": pa.int64(), "characters": pa.int64(), "score": pa.float64(), "admirable": pa.float64()}
+    return Decisions(pa.schema([(n, kinds.get(n, pa.string())) for n in FACTS]).empty_table())
