@@ -262,6 +262,7 @@ def test_an_interrupt_ends_in_one_line_and_no_process_stays(tmp_path: Path, trop
         "--workers",
         "2",
     ]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets what it starts in the background ignore it
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as scan:
         while len(workers := children(scan.pid)) < 2 or not (tmp_path / "x.duckdb").exists():
             time.sleep(0.02)

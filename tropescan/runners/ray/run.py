@@ -105,6 +105,7 @@ def _cluster() -> Iterator[None]:
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a scan tells nobody that it runs
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # what goes wrong is told in one line, below
     before = signal.getsignal(signal.SIGTERM) if threading.current_thread() is threading.main_thread() else None
     try:
         with warnings.catch_warnings():
