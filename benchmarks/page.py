@@ -88,7 +88,11 @@ def command() -> str:
 
 def put(report: Path, title: str, lines: Sequence[str]) -> None:
     """Writes the section `## title` of the report, in place of the one that is there; others stay as they are."""
-    old = report.read_text().splitlines() if report.is_file() else ["# Speed", ""]
+    old = (
+        report.read_text().splitlines()
+        if report.is_file()
+        else ["# Speed", "", "Each section names the command of `benchmarks/` that made it.", ""]
+    )
     head = f"## {title}"
     begin = old.index(head) if head in old else len(old)
     end = next((i for i in range(begin + 1, len(old)) if old[i].startswith("## ")), len(old))
