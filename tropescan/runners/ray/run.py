@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -48,7 +49,9 @@ def run(
     left there is committed first. Without a store the parts stay. Otherwise as runners.local.run. Raises InputError where there is no Ray.
     """
     if depth == "full":
-        backend = require_encoder(backend, device)  # settled here for all nodes, so that their scores agree to the last digit
+        backend = require_encoder(
+            backend, device
+        )  # settled here for all nodes, so that their scores agree to the last digit
     loaded = persistence.load(model)
     sink: Sink = _Committer(store, folder, [f.path for f in files], watcher.note) if store else folder
     state = schedule(files, sink, watcher, loaded, depth, audit, limit, retry_failed)
@@ -63,14 +66,16 @@ def run(
         "columns": vars(columns or Columns()),
         "parts": str(folder.path.resolve()),
     }
-    if state.pending:
-        with _cluster():
-            size = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
-            with Crew(min(size, max(1, at_most(state))), setup, watcher.note) as crew:
-                drive(state, crew)
-    if store:
-        with contextlib.suppress(OSError):  # something else lies there
-            folder.path.rmdir()
+    try:
+        if state.pending:
+            with _cluster():
+                size = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+                with Crew(min(size, max(1, at_most(state))), setup, watcher.note) as crew:
+                    drive(state, crew)
+    finally:
+        if store:
+            with contextlib.suppress(OSError):  # parts that wait for the next run lie there, or what is not ours
+                folder.path.rmdir()
     return state.ended()
 
 
@@ -104,8 +109,8 @@ def _cluster() -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    _require_reachable(os.environ.get("RAY_ADDRESS", ""))
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a scan tells nobody that it runs
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")  # what goes wrong is told in one line, below
     before = signal.getsignal(signal.SIGTERM) if threading.current_thread() is threading.main_thread() else None
     try:
         with warnings.catch_warnings():
@@ -120,3 +125,13 @@ def _cluster() -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _require_reachable(address: str) -> None:
+    """Ray itself would try for minutes. Raises InputError."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit() and "//" not in address:
+        try:
+            socket.create_connection((host, int(port)), timeout=5).close()
+        except OSError as error:
+            raise InputError(f"no Ray cluster at RAY_ADDRESS={address} ({error}): start one, or unset it") from None
