@@ -248,7 +248,8 @@ def test_a_scan_on_ray_that_was_killed_ends_with_the_tables_of_a_local_one(tmp_p
         while time.monotonic() < deadline and not list(handed_over.glob("*.parquet")) and scan.poll() is None:
             time.sleep(0.002)
         scan.send_signal(signal.SIGKILL)
-    left = tropescan("scan", tmp_path / "in" / "5.parquet", "--parts", handed_over, *arguments)  # what a killed run may leave
+    # what a killed run may leave
+    left = tropescan("scan", tmp_path / "in" / "5.parquet", "--parts", handed_over, *arguments)
     assert left.returncode == 0 and json.loads(left.stdout)["scanned"] == 1
     done = tropescan("scan", tmp_path / "in", "--db", db, "--engine", "ray", *arguments)
     assert done.returncode == 21, done.stderr

@@ -196,11 +196,15 @@ def children(pid: int) -> list[int]:
     found = []
     for entry in Path("/proc").iterdir():
         try:
-            if entry.name.isdigit() and int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1]) == pid:
+            if (
+                entry.name.isdigit()
+                and int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1]) == pid
+                and "spawn_main" in (entry / "cmdline").read_text()
+            ):
                 found.append(int(entry.name))
         except (OSError, IndexError):
             continue
-    return [c for c in found if "spawn_main" in Path(f"/proc/{c}/cmdline").read_text()]
+    return found
 
 
 def test_a_worker_that_is_killed_twice_costs_its_unit(tmp_path: Path, tropescan: Run) -> None:
