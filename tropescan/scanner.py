@@ -133,7 +133,8 @@ class Scanner:
         np.bitwise_or.at(united, inverse, np.concatenate(bits))
         begin, end = self._spans(values, offsets, unique // stride, unique % stride)
         low, high = offsets[unique // stride], offsets[unique // stride + 1]
-        passed = unique[self.gate.passes(values, united, begin, end, low, high)]
+        passes = self.gate.passes(values, united, begin, end, low, high)
+        passed = unique[passes]
         drawn, weight = self._draw(values, offsets, stride)
         fresh = ~np.isin(drawn, passed)
         cell = np.concatenate([passed, drawn[fresh]])
@@ -141,14 +142,16 @@ class Scanner:
         cell = cell[order]
         audited = np.array([""] * len(passed) + ["gate"] * int(fresh.sum()), dtype="<U4")[order]
         row, number = cell // stride, cell % stride
-        start, end = self._spans(values, offsets, row, number)
+        first, last = self._spans(values, offsets, drawn[fresh] // stride, drawn[fresh] % stride)
+        start = np.concatenate([begin[passes], first])[order]
+        end = np.concatenate([end[passes], last])[order]
         blank = np.full(len(cell), np.nan)
         weights = np.concatenate([np.ones(len(passed)), weight[fresh]])[order]
         return _Chosen(row, number, start, end, audited, weights, blank, blank.copy(), {})
 
     def _spans(self, values: Bytes, offsets: Ints, row: Ints, number: Ints) -> tuple[Ints, Ints]:
         """Where these passages begin and end in `values`."""
-        begin, length = offsets[row], np.diff(offsets)[row]
+        begin, length = offsets[row], offsets[row + 1] - offsets[row]
         return passages.cuts(values, begin, length, number), passages.cuts(values, begin, length, number + 1)
 
     def _draw(self, values: Bytes, offsets: Ints, stride: int) -> tuple[Ints, Floats]:

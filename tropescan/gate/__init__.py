@@ -1,7 +1,7 @@
 """Picks the passages worth scoring: those that hold a strong term, or a weak one and a trope term.
 
 Every byte is scanned for strong and weak terms. Trope terms ("kill", "war") are common where nothing else is, so they are looked for in
-passages with a weak term alone: a third of the work of scanning for all of them everywhere, with the same passages passing.
+passages with a weak term alone: about half of the work of scanning for all of them everywhere, with the same passages passing.
 """
 
 from __future__ import annotations

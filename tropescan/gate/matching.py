@@ -1,4 +1,4 @@
-"""Literal terms matched by Hyperscan over whole Arrow buffers, at about a gigabyte a second and core.
+"""Literal terms matched by Hyperscan over whole Arrow buffers, at some 600 MB/s a core (reports/speed.md).
 
 One call scans a stretch of the values buffer with no regard to where documents begin; what that could get wrong at the joins
 between documents is scanned again, apart, so that the result is exactly that of scanning every document alone (tests/test_gate.py
