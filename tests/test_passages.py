@@ -49,6 +49,44 @@ def test_the_passage_of_a_byte_is_found_alone(text: str, data: st.DataObject) ->
     assert edges[number] <= position < edges[number + 1]
 
 
+def obvious_cut(raw: bytes, even: int) -> int:
+    """The best place for a cut within REACH of `even`, by trying all: the highest rank, then the nearest, then the earlier."""
+
+    def rank(at: int) -> int:
+        here, before = raw[at], raw[:at]
+        if before.endswith("。".encode()):
+            return 2
+        if bytes([here]).isspace() or not before[-1:].isspace():
+            return -1 if here & 0xC0 == 0x80 else 0
+        if before.endswith((b"\n\n", b"\n\r\n")):
+            return 3
+        stop, close = b".!?:;", tuple(bytes([b]) for b in b"\"')]*_\x9d\x99")
+        ended = before[:-1]
+        closed = ended.endswith(close) and (ended[-2] in stop or ended[-4] in stop)
+        return 2 if ended[-1] in stop or closed else 1
+
+    reach = range(even - passages.REACH, even + passages.REACH + 1)
+    return max(reach, key=lambda at: (rank(at), -abs(at - even), at < even))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.text(
+        st.sampled_from(["a", "e", " ", " ", ".", "\n", "\r", "é", "。", "”", ")", "!", "界", "😀", "_"]),
+        min_size=900,
+        max_size=900,
+    ),
+    st.data(),
+)
+def test_a_cut_lies_at_the_best_place_near(text: str, data: st.DataObject) -> None:
+    raw = (text + " " * 10 + "x" * data.draw(st.integers(800, 1500)) + text).encode()
+    n = int(passages.count(np.array([len(raw)]))[0])
+    for k in range(1, n):
+        even = len(raw) * k // n
+        found = passages.cuts(np.frombuffer(raw, np.uint8), np.array([0]), np.array([len(raw)]), np.array([k]))
+        assert found.tolist() == [obvious_cut(raw, even)]
+
+
 @settings(max_examples=30, deadline=None)
 @given(TEXTS, TEXTS, TEXTS)
 def test_neighbours_in_the_buffer_do_not_move_a_cut(before: str, text: str, after: str) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from tropescan import passages, persistence
 from tropescan.detector import OUTPUTS, POSITIVE, Calibration, Heads, judgement
@@ -104,7 +103,7 @@ class Scanner:
         candidates = np.bincount(chosen.row[chosen.audited == ""], minlength=len(column))
         encoded = self._judge(values, chosen)
         counted = {
-            "characters": pc.utf8_length(column).cast(pa.int64()),
+            "characters": passages.lengths(values, offsets),
             "passages": passages.count(lengths),
             "candidates": candidates,
             "encoded": np.bincount(chosen.row[encoded], minlength=len(column)),
