@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -146,3 +147,21 @@ def test_queries_only_read(tmp_path: Path, shard: tuple[File, Plan, Part], sql: 
     with pytest.raises(QueryError):
         store.query(sql)
     assert contents(store.path) == before
+
+
+def test_an_interrupt_that_finds_duckdb_at_work_is_one(tmp_path: Path, shard: tuple[File, Plan, Part]) -> None:
+    store = filled(tmp_path / "x.duckdb", shard)
+    code = "import sys; from tropescan.cli import main; sys.exit(main(sys.argv[1:]))"
+    endless = "SELECT count(*) FROM range(100000000000) t(i) WHERE i % 7 = 3"
+    command = [sys.executable, "-c", code, "query", endless, "--db", str(store.path)]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets what it starts in the background ignore it
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as query:
+        while str(store.path) not in {str(f.resolve()) for f in Path(f"/proc/{query.pid}/fd").iterdir() if f.exists()}:
+            time.sleep(0.02)
+        time.sleep(0.5)
+        query.send_signal(signal.SIGINT)
+        try:
+            _, told = query.communicate(timeout=20)
+        finally:
+            query.kill()
+    assert query.returncode == 130 and told.startswith("tropescan: interrupted") and told.count("\n") == 1

@@ -107,6 +107,10 @@ class Store:
             if "not a valid DuckDB database" in text:
                 raise WrongSchema(f"{self.path} is not a DuckDB database: give another file to --db") from None
             raise StoreError(f"{self.path}: {_first(text)}") from None
+        except RuntimeError as error:
+            if str(error) == "Query interrupted":  # what becomes of a Ctrl-C that finds DuckDB at work
+                raise KeyboardInterrupt from None
+            raise
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[duckdb.DuckDBPyConnection]:
