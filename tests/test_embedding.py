@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import re
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,20 @@ def test_nothing_is_truncated(encoder: SentenceEncoder) -> None:
     assert a @ b < 0.9 * np.linalg.norm(a) * np.linalg.norm(b)
 
 
+def test_a_cut_within_a_word_makes_no_window_too_long(encoder: SentenceEncoder) -> None:
+    # 'unrted' is of three pieces: cut there and made tokens again, the second half would not fit
+    hard = "The robot kill " + "!" * 506 + " unrted " + "!" * 509
+    windows = encoder._pooling.windows(hard)
+    assert [len(w) for w, _ in windows] == [n + 2 for _, n in windows] and max(len(w) for w, _ in windows) <= 512
+    assert np.isfinite(encoder.encode([hard])).all()
+
+
+def test_a_device_that_is_not_there_is_told() -> None:
+    for device in ("banana", "cuda:7"):
+        with pytest.raises(ModelError, match=f"on the device '{device}'"):
+            SentenceEncoder(ENCODER, {}, device=device, threads=1)
+
+
 def test_queries_add_means_weighted_by_attention(encoder: SentenceEncoder) -> None:
     drawn = np.random.default_rng(0).normal(0, 1, (2, 384)).astype(np.float32)
     attentive = SentenceEncoder(
@@ -48,10 +63,11 @@ def test_queries_add_means_weighted_by_attention(encoder: SentenceEncoder) -> No
     assert all(attentive.encode([t]).tobytes() == vectors[i].tobytes() for i, t in enumerate(texts))
 
 
-def test_other_weights_are_refused() -> None:
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
+def test_other_files_are_refused(name: str) -> None:
     other: dict[str, Any] = copy.deepcopy(ENCODER)
-    other["files"]["model.safetensors"] = "0" * 64
-    with pytest.raises(DamagedModel, match=r"model\.safetensors"):
+    other["files"][name] = "0" * 64
+    with pytest.raises(DamagedModel, match=re.escape(name)):
         SentenceEncoder(other, {})
 
 

@@ -43,9 +43,9 @@ passages. The labels are readings by language models under the project's codeboo
 
 - gate.txt: terms; passes {passed} of the {positive} positive passages, with which in view it was chosen.
 - fast.safetensors: logistic regressions on words and word pairs (TF-IDF), hashed to 64 bits.
-- encoder.safetensors: the upper {encoder["tuned_layers"]} layers of {encoder["name"].split("/")[-1]},
-  tuned on all outputs at once, attention pooling, and linear heads. The lower layers are not in this folder: they come from
-  the PyPI package or the hub, and are verified by sha256.
+- encoder.safetensors: the uppermost {encoder["tuned_layers"]} layers of {encoder["name"].split("/")[-1]},
+  tuned on all outputs at once, attention pooling, and linear heads. What lies below them (token embeddings, with all 6 layers tuned) is not in
+  this folder: it comes from the PyPI package or the hub, and is verified by sha256.
 - out-of-source.jsonl: for every public training passage the scores by models that saw no passage of its source; `tropescan evaluate` uses them.
 
 ## How good it is out of source

@@ -20,6 +20,9 @@ TARGET = 1000
 REACH = 180
 """How far in bytes a cut may move from its even place; 2 * REACH < 2/3 * TARGET keeps the cuts in order."""
 
+_STRETCH = (
+    4 << 20
+)  # bytes whose characters are counted at a time: a place each would take eight times a document's size
 _CHUNK = 2048  # cuts judged at a time: the work arrays stay in the cache
 
 _SPACE = np.zeros(256, bool)
@@ -100,8 +103,11 @@ def holding(values: Bytes, starts: Ints, lengths: Ints, positions: Ints) -> Ints
 
 def lengths(values: Bytes, offsets: Ints) -> Ints:
     """How many characters (code points) each document (n,) holds: its bytes less those that continue a character."""
-    continuing = np.flatnonzero(values.view(np.int8) < -64)  # 0x80 to 0xBF
-    return np.asarray(np.diff(offsets) - np.diff(np.searchsorted(continuing, offsets)), np.int64)
+    out = np.diff(offsets).astype(np.int64)
+    for at in range(0, len(values), _STRETCH):
+        continuing = np.flatnonzero(values[at : at + _STRETCH].view(np.int8) < -64)  # 0x80 to 0xBF
+        out -= np.diff(np.searchsorted(continuing, offsets - at))
+    return out
 
 
 def characters(values: Bytes, starts: Ints, positions: Ints) -> Ints:

