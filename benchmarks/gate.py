@@ -13,11 +13,12 @@ import shlex
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from tropescan import corpus, persistence
+from tropescan.evaluation import ratio
 from tropescan.passages import cut
-from tropescan.prevalence import wilson
 from tropescan.training import passing
 
 
@@ -48,18 +49,19 @@ def main() -> None:
         "",
         f"`python benchmarks/gate.py {shlex.join(sys.argv[1:])}`",
         "",
-        "| labels | positives | pass | share, 95 % interval |",
+        "| labels | positives | pass | share, 95 % interval over sources |",
         "| --- | --- | --- | --- |",
     ]
     for path in given.labels:
         told: list[str] = []
-        positive = [p.text for p in corpus.load([path], given.texts, told.append) if p.positive]
+        positive = [p for p in corpus.load([path], given.texts, told.append) if p.positive]
         said += [f"{path}: {line}." for line in told]
         if not positive:
             lines.append(f"| {path} | 0 | - | - |")
             continue
-        k, n = int(passing(gate, positive).sum()), len(positive)
-        low, high = wilson(k, n)
+        passed = passing(gate, [p.text for p in positive]).astype(np.int64)
+        _, low, high = ratio([p.source for p in positive], passed, np.ones_like(passed))
+        k, n = int(passed.sum()), len(positive)
         lines.append(f"| {path} | {n} | {k} | {k / n:.2%}, {low:.1%} to {high:.1%} |")
     lines += [
         "",

@@ -24,6 +24,12 @@ def card(
     figures = "\n".join(r.markdown_row(depth) for depth, r in reports.items())
     full = reports["full"]
     frames = f"Frame accuracy on positives {spell(full.frame_accuracy)}." if full.frame_accuracy else ""
+    admirable = (
+        f"Average precision of `admirable` {spell(full.admirable)}, where {sum(p.admirable for p in passages) / len(passages):.1%} of the passages are: "
+        "not fit to choose documents by."
+        if full.admirable
+        else ""
+    )
     return f"""# {name}
 
 A detector of passages that portray AI as evil, scheming or self-preserving (codebook intensity 3 or 4).
@@ -59,7 +65,7 @@ on the very scores that are reported. Folds keep the names of sources apart; a f
 | --- | --- | --- | --- | --- | --- |
 {figures}
 
-{frames}
+{frames} {admirable}
 
 ## Where it fails
 

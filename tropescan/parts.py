@@ -79,10 +79,13 @@ def scan_unit(
     try:
         for batch in read(file, columns, unit):
             part.counters["bad_lines"] += batch.bad_lines
+            part.counters["repaired_documents"] += batch.repaired
             for piece in _pieces(batch):
-                if limit is not None and piece.first_row + len(piece.text) > limit:
+                # rows of lines count empty and bad ones: there the limit is of the documents seen
+                before = piece.first_row if piece.rows is None else part.counters["rows"]
+                if limit is not None and before + len(piece.text) > limit:
                     part.status = "limited"
-                    piece = _head(piece, max(0, limit - piece.first_row))
+                    piece = _head(piece, max(0, limit - before))
                 _add(part, piece, scanner, documents, hits)
                 if tick:
                     tick(part.counters | {"flagged": part.flagged})

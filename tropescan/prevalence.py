@@ -20,7 +20,8 @@ class Row:
 
     `low` and `high`: for a shard the 95 % Wilson interval (Wilson 1927), which covers what other documents of the same origin would give; for
     all shards the 95 % bootstrap interval over shards (which stands for shards not scanned), None with fewer than two shards.
-    Neither covers the detector's own errors: those are in the model card and in the audit rows.
+    Neither covers the detector's own errors: those are in the model card and in the audit rows. `passages` and `character_share` are None where
+    the threshold lies below the model's hit floor: passages below that are not stored.
     """
 
     path: str | None
@@ -28,7 +29,7 @@ class Row:
     documents: int
     gated: int
     flagged: int
-    passages: int
+    passages: int | None
     prevalence: float | None
     low: float | None
     high: float | None
@@ -43,6 +44,7 @@ class Prevalence:
 
     model: str
     threshold: float
+    hit_floor: float
     shards: list[Row]
     total: Row
     scanned: int
@@ -60,9 +62,10 @@ def measure(store: Store, model: str | None = None, threshold: float | None = No
     """Prevalence at the model's default threshold or another (a new threshold is a query, never a scan). Raises StoreError."""
     chosen = store.model(model)
     level = float(chosen["threshold"] if threshold is None else threshold)
-    rows = [_row(r) for r in store.rows(_SQL, [level, level, chosen["model"]])]
-    scanned = sum(r.status == "done" for r in rows)
-    return Prevalence(chosen["model"], level, rows, _total(rows), scanned, sum(r.status == "failed" for r in rows))
+    floor = float(chosen["hit_floor"])
+    rows = [_row(r, level >= floor) for r in store.rows(_SQL, [level, level, chosen["model"]])]
+    scanned, failed = (sum(r.status == status for r in rows) for status in ("done", "failed"))
+    return Prevalence(chosen["model"], level, floor, rows, _total(rows, level >= floor), scanned, failed)
 
 
 _SQL = """
@@ -75,7 +78,7 @@ FROM shards s LEFT JOIN d USING (shard, model) LEFT JOIN p USING (shard, model) 
 """
 
 
-def _row(r: dict[str, Any]) -> Row:
+def _row(r: dict[str, Any], whole: bool) -> Row:
     n, k = int(r["documents"]), int(r["flagged"])
     low, high = wilson(k, n) if n else (None, None)
     return Row(
@@ -84,17 +87,17 @@ def _row(r: dict[str, Any]) -> Row:
         documents=n,
         gated=int(r["gated_documents"]),
         flagged=k,
-        passages=int(r["passages"]),
+        passages=int(r["passages"]) if whole else None,
         prevalence=k / n if n else None,
         low=low,
         high=high,
         expected=float(r["expected"] or 0.0) / n if n else None,
         characters=int(r["characters"]),
-        character_share=float(r["flagged_characters"]) / r["characters"] if r["characters"] else None,
+        character_share=float(r["flagged_characters"]) / r["characters"] if whole and r["characters"] else None,
     )
 
 
-def _total(rows: list[Row]) -> Row:
+def _total(rows: list[Row], whole: bool) -> Row:
     n, k = sum(r.documents for r in rows), sum(r.flagged for r in rows)
     characters = sum(r.characters for r in rows)
     flagged_characters = sum((r.character_share or 0.0) * r.characters for r in rows)
@@ -105,13 +108,13 @@ def _total(rows: list[Row]) -> Row:
         documents=n,
         gated=sum(r.gated for r in rows),
         flagged=k,
-        passages=sum(r.passages for r in rows),
+        passages=sum(r.passages or 0 for r in rows) if whole else None,
         prevalence=k / n if n else None,
         low=low,
         high=high,
         expected=sum((r.expected or 0.0) * r.documents for r in rows) / n if n else None,
         characters=characters,
-        character_share=flagged_characters / characters if characters else None,
+        character_share=flagged_characters / characters if whole and characters else None,
     )
 
 

@@ -51,7 +51,7 @@ _COLUMNS: dict[str, Callable[[Row], str]] = {
     "prevalence": lambda r: share(r.prevalence),
     "95 % interval": lambda r: "-" if r.low is None else f"{share(r.low)} to {share(r.high)}",
     "expected": lambda r: share(r.expected),
-    "passages": lambda r: f"{r.passages:,}",
+    "passages": lambda r: "-" if r.passages is None else f"{r.passages:,}",
     "characters in them": lambda r: share(r.character_share),
 }
 _NARROW, _WIDE = ("documents", "flagged", "prevalence", "95 % interval"), 140
@@ -64,6 +64,10 @@ def prevalence_note(found: Prevalence) -> str:
     if found.scanned < n:
         lines.append(
             f"Rests on {found.scanned} of {n} shards scanned whole ({found.failed} failed); the rest count as far as they were read."
+        )
+    if found.threshold < found.hit_floor:
+        lines.append(
+            f"Passages below the model's hit floor of {found.hit_floor:g} are not stored: how many reach this threshold is not known, nor their characters."
         )
     lines.append(
         "Intervals: a shard's covers other documents of the same origin (Wilson), the total's covers other shards (bootstrap); "

@@ -15,7 +15,7 @@ from tropescan.corpus import Passage, source_key
 from tropescan.detector import OUTPUTS, POSITIVE, Calibration
 from tropescan.embedding import require_encoder
 from tropescan.errors import InputError, LabelError
-from tropescan.evaluation import Report, choose_thresholds, measure
+from tropescan.evaluation import Report, choose_thresholds, measure, unjudged
 from tropescan.fitting import FOLDS, Logits, fit_all, gathered, packed
 from tropescan.gate import Gate, parse
 from tropescan.pointers import Say
@@ -99,7 +99,9 @@ def train(
     scores, floor = cascade(logits, calibration, positive, passed)
     thresholds = {depth: choose_thresholds(positive, score, sources) for depth, score in scores.items()}
     reports = {
-        depth: measure(passages, score, thresholds[depth], logits.encoder if depth == "full" else logits.fast)
+        depth: measure(
+            passages, score, thresholds[depth], _kept(logits.encoder if depth == "full" else logits.fast, score)
+        )
         for depth, score in scores.items()
     }
     config = {
@@ -137,6 +139,11 @@ def train(
         ),
     )
     return reports
+
+
+def _kept(outputs: Floats, score: Floats) -> Floats:
+    """The outputs (n, outputs) of the passages that the cascade judges; of those that it refuses, what `evaluate` takes them for."""
+    return np.where((score > 0)[:, None], outputs, unjudged())
 
 
 def _check(passages: list[Passage], positive: Ints, passed: np.ndarray, folder: Path) -> None:

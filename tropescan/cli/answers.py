@@ -77,13 +77,13 @@ def prevalence(given: argparse.Namespace) -> int:
 
 def passages(given: argparse.Namespace) -> int:
     """The strongest passages with their text, which is read from the shards and never stored."""
-    from tropescan.shards import Columns, File, rows
+    from tropescan.shards import Columns, rows, unchanged
 
     store = Store(given.db, given.wait)
     model = store.model(given.model)
     floor = model["threshold"] if given.threshold is None else given.threshold
     found = store.rows(
-        "SELECT f.path, f.bytes, f.tag, p.row, d.id, d.url, p.start_char, p.end_char, p.score, p.intensity, p.frame, p.admirable "
+        "SELECT f.path, f.shard, f.bytes, f.tag, p.row, d.id, d.url, p.start_char, p.end_char, p.score, p.intensity, p.frame, p.admirable "
         "FROM passages p JOIN documents d USING (shard, model, row) JOIN files f USING (shard, model) "
         "WHERE p.model = ? AND p.score >= ? AND p.audited IS NULL AND (? IS NULL OR ends_with(f.path, ?)) "
         "ORDER BY p.score DESC, f.path, p.row, p.start_char LIMIT ?",
@@ -93,14 +93,19 @@ def passages(given: argparse.Namespace) -> int:
     for path in {r["path"] for r in found}:
         wanted = {r["row"] for r in found if r["path"] == path}
         one = next(r for r in found if r["path"] == path)
-        for row, text in rows(File(path, one["bytes"], one["tag"]), Columns(given.text_column), wanted).items():
+        file = unchanged(path, one["shard"], one["bytes"], one["tag"])
+        for row, text in rows(file, Columns(given.text_column), wanted).items():
             texts[path, row] = text
     out = console()
     names = short_names(sorted({r["path"] for r in found}))
     for r in found:
         text = texts.get((r["path"], r["row"]), "")[r["start_char"] : r["end_char"]]
         if given.json:
-            print(orjson.dumps({k: v for k, v in r.items() if k not in ("bytes", "tag")} | {"text": text}).decode())
+            print(
+                orjson.dumps(
+                    {k: v for k, v in r.items() if k not in ("shard", "bytes", "tag")} | {"text": text}
+                ).decode()
+            )
             continue
         out.print(f"[bold]{r['score']:.4f}[/]  intensity {r['intensity']:.1f}  {r['frame']}  ", end="")
         out.print(
@@ -109,7 +114,8 @@ def passages(given: argparse.Namespace) -> int:
         out.print(passage_text(text.strip()))
         out.print()
     if not found and not given.json:
-        out.print(f"no passage with a score of {floor:g} or more")
+        stored = "" if floor >= model["hit_floor"] else f" is stored (those below {model['hit_floor']:g} never are)"
+        out.print(f"no passage with a score of {floor:g} or more{stored}")
     return 0
 
 

@@ -84,7 +84,7 @@ def _text(given: argparse.Namespace) -> str:
 
 
 def _stored(given: argparse.Namespace) -> str:
-    from tropescan.shards import Columns, File, rows
+    from tropescan.shards import Columns, rows, unchanged
     from tropescan.store import Store
 
     if not given.db:
@@ -92,12 +92,12 @@ def _stored(given: argparse.Namespace) -> str:
     store = Store(given.db, given.wait)
     path, _, row = given.doc.rpartition(":")
     found = store.rows(
-        "SELECT DISTINCT path, bytes, tag, row FROM documents JOIN files USING (shard, model) WHERE id = ? ORDER BY path, row",
+        "SELECT DISTINCT path, shard, bytes, tag, row FROM documents JOIN files USING (shard, model) WHERE id = ? ORDER BY path, row",
         [given.doc],
     )
     if not found and path and row.isdigit():
         found = store.rows(
-            "SELECT DISTINCT path, bytes, tag, ?::BIGINT AS row FROM files WHERE ends_with(path, ?) ORDER BY path",
+            "SELECT DISTINCT path, shard, bytes, tag, ?::BIGINT AS row FROM files WHERE ends_with(path, ?) ORDER BY path",
             [int(row), path],
         )
     if not found:
@@ -105,7 +105,8 @@ def _stored(given: argparse.Namespace) -> str:
             f"no kept document has id '{given.doc}': documents that the gate refused keep no id, name them as PATH:ROW"
         )
     one = found[0]
-    texts = rows(File(one["path"], one["bytes"], one["tag"]), Columns(given.text_column), {one["row"]})
+    file = unchanged(one["path"], one["shard"], one["bytes"], one["tag"])
+    texts = rows(file, Columns(given.text_column), {one["row"]})
     if one["row"] not in texts:
         raise StoreError(f"{one['path']} has no row {one['row']}")
     return texts[one["row"]]

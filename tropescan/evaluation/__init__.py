@@ -17,7 +17,7 @@ from tropescan.evaluation.figures import (
     reliability,
     spell,
 )
-from tropescan.evaluation.judging import Judged, judge
+from tropescan.evaluation.judging import Judged, judge, unjudged
 from tropescan.evaluation.measuring import Report, measure
 from tropescan.evaluation.mistakes import Errors
 
@@ -41,4 +41,5 @@ __all__ = [
     "recall_at",
     "reliability",
     "spell",
+    "unjudged",
 ]

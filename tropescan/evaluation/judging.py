@@ -49,7 +49,7 @@ def judge(model: Model, passages: list[Passage], depth: str) -> Judged:
             continue
         score[i] = (held.full if depth == "full" else held.fast)[at]
         # what a tier refused has no other heads, whoever judged it; a score rounded to 0 cannot be told from it, and is no more to a user
-        outputs[i] = (held.outputs if depth == "full" else held.fast_outputs)[at] if score[i] else _unjudged()
+        outputs[i] = (held.outputs if depth == "full" else held.fast_outputs)[at] if score[i] else unjudged()
     if rest:
         scanner = Scanner(model.folder, depth=depth, audit=0.0)
         score[rest], outputs[rest] = scan(scanner, [passages[i] for i in rest])
@@ -67,7 +67,7 @@ def scan(scanner: Scanner, passages: list[Passage]) -> tuple[Floats, Floats]:
     """
     table = scanner.scan(pa.record_batch({"text": pa.array([p.text for p in passages], pa.large_string())}))
     score = np.asarray(np.nan_to_num(table["score"].to_numpy(), nan=0.0))
-    outputs = np.tile(_unjudged(), (len(passages), 1))
+    outputs = np.tile(unjudged(), (len(passages), 1))
     columns = (table[name].to_pylist() for name in ("frame", "admirable", "hits"))
     for row, (frame, admirable, hits) in enumerate(zip(*columns, strict=True)):
         if frame is None or not score[row]:
@@ -80,7 +80,7 @@ def scan(scanner: Scanner, passages: list[Passage]) -> tuple[Floats, Floats]:
     return score, outputs
 
 
-def _unjudged() -> Floats:
+def unjudged() -> Floats:
     """The logits (detector.OUTPUTS,) of a passage that no tier judged: no levels, no frame, no facet, nothing admirable."""
     row = np.full(len(OUTPUTS), np.nan)
     row[_FACET:_FRAME] = _NEVER

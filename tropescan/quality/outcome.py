@@ -35,6 +35,10 @@ class Outcome:
         one = next(iter(self.judged.values()))
         n, scanned = len(self.passages), len(self.passages) - one.listed
         lines = [f"{one.listed:,} of the {n:,} passages are measured by models that saw none of their source."]
+        if one.listed:
+            lines.append(
+                "Calibration, the fast floor, the thresholds and the gate's terms were fitted to or chosen on them: what rests on those is hopeful."
+            )
         if scanned:
             lines.append(
                 f"{scanned:,} were scored by the model itself: {one.known:,} of these passages are of sources it was trained on."

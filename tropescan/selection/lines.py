@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-import orjson
 import pyarrow as pa
 
 from tropescan.errors import DamagedShard
 from tropescan.selection.changes import REASONS, Change, Counts, check_ids, expected_ids
 from tropescan.shards import Columns, File
 from tropescan.shards.files import open_file
+from tropescan.shards.lines import dumps, loads, unicode
 
 _BLOCK = 1 << 20
 _CODECS = {"jsonl.gz": "gzip", "jsonl.zst": "zstd"}
@@ -56,30 +56,23 @@ def _decided(
 ) -> tuple[bytes | None, bytes]:
     """What becomes of a line (None: it goes), and the line with the reason for it."""
     try:
-        document = _parse(line)
-        text = document.get(columns.text) or ""
+        document = loads(line)
+        text = unicode(document.get(columns.text) or "")
         id = document.get(columns.id)
     except (ValueError, AttributeError) as error:
         raise DamagedShard(
             f"{file.path} row {change.decided.rows[at.start]} is no JSON object any more: {error}"
         ) from None
-    given = id if id is None or isinstance(id, str) else orjson.dumps(id).decode()
+    given = id if id is None else unicode(id) if isinstance(id, str) else dumps(id).decode()
     check_ids(
         file.path, pa.array([given], pa.large_string()), expected_ids(change, at), change.decided.rows[at].tolist()
     )
     (new,) = change.texts(at, pa.array([text], pa.large_string()), counts)
     reasons = change.reasons(at, [new is None])
-    before = orjson.dumps(document | {name: reasons[name][0].as_py() for name in REASONS}) + b"\n"
+    before = dumps(document | {name: reasons[name][0].as_py() for name in REASONS}) + b"\n"
     if new is None:
         return None, before
-    return orjson.dumps(document | {columns.text: new}) + line[len(line.rstrip(b"\r\n")) :], before
-
-
-def _parse(line: bytes) -> Any:
-    try:
-        return orjson.loads(line)
-    except orjson.JSONDecodeError:
-        return orjson.loads(line.decode("utf-8", "replace"))
+    return dumps(document | {columns.text: new}) + line[len(line.rstrip(b"\r\n")) :], before
 
 
 def lines(file: File) -> Iterator[bytes]:

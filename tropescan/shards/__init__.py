@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tropescan.shards.files import File, find, fingerprint
+from tropescan.shards.files import File, find, fingerprint, unchanged
 from tropescan.shards.stream import Columns, Plan, Unit, plan, read, rows
 
-__all__ = ["Columns", "File", "Plan", "Unit", "find", "fingerprint", "plan", "read", "rows"]
+__all__ = ["Columns", "File", "Plan", "Unit", "find", "fingerprint", "plan", "read", "rows", "unchanged"]

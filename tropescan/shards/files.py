@@ -10,7 +10,7 @@ from typing import IO, Any
 import fsspec
 import xxhash
 
-from tropescan.errors import InputError, MissingExtra, NoShards, NoSuchPath, UnreadableShard
+from tropescan.errors import CorpusChanged, InputError, MissingExtra, NoShards, NoSuchPath, UnreadableShard
 
 FORMATS = {
     ".parquet": "parquet",
@@ -57,7 +57,8 @@ def find(paths: Iterable[str | os.PathLike[str]]) -> list[File]:
 def _under(path: str) -> list[File]:
     fs, root = _filesystem(path)
     try:
-        if any(c in path for c in "*?[") and not (_is_local(fs) and os.path.exists(root)):
+        globbed = any(c in path for c in "*?[") and not (_is_local(fs) and os.path.exists(root))
+        if globbed:
             infos = fs.glob(root, detail=True)
             if not infos:
                 raise NoSuchPath(f"no file matches {path}: check the pattern, and quote it from the shell")
@@ -75,7 +76,10 @@ def _under(path: str) -> list[File]:
         raise UnreadableShard(f"{path} cannot be listed: {error.strerror or error}") from None
     except (OSError, ValueError) as error:
         raise NoSuchPath(f"{path} cannot be listed: {type(error).__name__} {error}") from None
+    # what the caller wrote out is no hidden name, only what was found below it is
     below = root.rstrip("/") + "/"
+    if globbed:
+        below = root[: min(root.index(c) for c in "*?[" if c in root)].rpartition("/")[0] + "/"
     shards = [_file(fs, i) for i in files if named or not _hidden(i["name"].removeprefix(below))]
     shards = [s for s in shards if named or s.format]
     if not shards:
@@ -126,6 +130,14 @@ def open_file(path: str) -> IO[bytes]:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UnreadableShard(f"{path} cannot be opened: {reason}") from None
+
+
+def unchanged(path: str, shard: str, size: int, tag: str) -> File:
+    """The file at a path, which still is the shard that was scanned there. Raises CorpusChanged, InputError, UnreadableShard."""
+    (now,) = find([path])
+    if (now.bytes, now.tag) != (size, tag) and fingerprint(now) != shard:
+        raise CorpusChanged(f"{path} changed since it was scanned: scan it again")
+    return now
 
 
 def fingerprint(file: File) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Any
@@ -23,7 +24,7 @@ _HUGE = 16 << 20  # bytes of a line
 @dataclass(frozen=True)
 class Batch:
     """Documents in a row: where they begin in the shard, their columns as Arrow arrays (id and url may be missing), and their physical rows
-    where those are not consecutive. `bad_lines` were passed over since the last batch."""
+    where those are not consecutive. `bad_lines` were passed over since the last batch, the texts of `repaired` were no Unicode before they got here."""
 
     first_row: int
     text: pa.Array
@@ -31,11 +32,12 @@ class Batch:
     url: pa.Array | None
     rows: Ints | None
     bad_lines: int
+    repaired: int = 0
 
 
 def read(file: File, text: str, id: str, url: str, id_required: bool) -> Iterator[Batch]:
     """The documents of a JSON Lines shard; `row` is the number of the line from 0, empty and bad lines counted. Raises ShardError."""
-    pending: list[tuple[int, dict[str, Any]]] = []
+    pending: list[tuple[int, dict[str, Any], bool]] = []
     size = bad = 0
     seen: set[str] = set()
     good = 0
@@ -57,7 +59,7 @@ def read(file: File, text: str, id: str, url: str, id_required: bool) -> Iterato
         if not good or not {text, id} <= seen:
             seen |= document.keys()
         good += 1
-        pending.append((number, document))
+        pending.append((number, document, _odd(line, document[text]) if text in document else False))
         size += len(line)
         if size >= _BATCH_BYTES or len(pending) >= _BATCH_ROWS:
             _require(file, seen, text, id, id_required)
@@ -84,17 +86,50 @@ def _huge(line: bytes, number: int, text: str, id: str, url: str) -> Batch | Non
     return Batch(number, given[text], given.get(id), given.get(url), np.array([number], np.int64), 0)
 
 
+def loads(line: bytes) -> Any:
+    """A line's JSON value. What orjson refuses and others write is taken: invalid UTF-8, halves of surrogate pairs, NaN. Raises ValueError."""
+    try:
+        return orjson.loads(line)
+    except orjson.JSONDecodeError:
+        try:
+            return json.loads(line.decode("utf-8", "replace"))
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
+
+
+def dumps(value: Any) -> bytes:
+    """A JSON value as bytes, with what only `loads` takes as it was written."""
+    try:
+        json.dumps(value, allow_nan=False)  # orjson writes null for NaN
+        return orjson.dumps(value)
+    except (TypeError, ValueError):
+        return json.dumps(value).encode()
+
+
+def unicode(text: str) -> str:
+    """The text with U+FFFD for every half of a surrogate pair, which no UTF-8 can hold."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def _parse(line: bytes, text: str) -> dict[str, Any] | None:
     try:
-        document = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        try:  # orjson refuses invalid UTF-8; such a line is read as the scanner reads such a text
-            document = orjson.loads(line.decode("utf-8", "replace"))
-        except orjson.JSONDecodeError:
-            return None
+        document = loads(line)
+    except ValueError:
+        return None
     if not isinstance(document, dict) or not isinstance(document.get(text), str | None):
         return None
     return document
+
+
+def _odd(line: bytes, text: str | None) -> bool:
+    """Whether a text had to be mended: its line is no UTF-8, or it holds half a surrogate pair."""
+    if line.isascii() and b"\\u" not in line:
+        return False
+    try:
+        line.decode()
+        return text is not None and unicode(text) != text if b"\\ud" in line.lower() else False
+    except UnicodeDecodeError:
+        return text is not None and "\N{REPLACEMENT CHARACTER}" in text
 
 
 def _require(file: File, seen: set[str], text: str, id: str, id_required: bool) -> None:
@@ -105,15 +140,18 @@ def _require(file: File, seen: set[str], text: str, id: str, id_required: bool) 
             )
 
 
-def _batch(pending: list[tuple[int, dict[str, Any]]], text: str, id: str, url: str, bad: int) -> Batch:
+def _batch(pending: list[tuple[int, dict[str, Any], bool]], text: str, id: str, url: str, bad: int) -> Batch:
     def column(key: str) -> pa.Array:
-        values = [d.get(key) for _, d in pending]
-        return pa.array(
-            [v if v is None or isinstance(v, str) else orjson.dumps(v).decode() for v in values], pa.large_string()
-        )
+        values = [d.get(key) for _, d, _ in pending]
+        plain = [v if v is None or isinstance(v, str) else dumps(v).decode() for v in values]
+        try:
+            return pa.array(plain, pa.large_string())
+        except UnicodeEncodeError:
+            return pa.array([None if v is None else unicode(v) for v in plain], pa.large_string())
 
-    numbers = np.array([n for n, _ in pending], np.int64)
-    return Batch(int(numbers[0]) if len(numbers) else 0, column(text), column(id), column(url), numbers, bad)
+    numbers = np.array([n for n, _, _ in pending], np.int64)
+    repaired = sum(odd for _, _, odd in pending)
+    return Batch(int(numbers[0]) if len(numbers) else 0, column(text), column(id), column(url), numbers, bad, repaired)
 
 
 def _lines(file: File) -> Iterator[bytes]:

@@ -72,7 +72,8 @@ SELECT path, shard, model, status, threshold, documents, gated_documents, k AS f
 FROM s;
 
 CREATE OR REPLACE VIEW domains AS
-SELECT d.model, d.domain, count(*) AS gated_documents, count(*) FILTER (d.score >= m.threshold) AS flagged_documents, max(d.score) AS highest
+SELECT d.model, d.domain, count(*) FILTER (d.fast_score IS NOT NULL) AS gated_documents,
+  count(*) FILTER (d.score >= m.threshold) AS flagged_documents, max(d.score) AS highest
 FROM documents d JOIN models m USING (model) GROUP BY ALL;
 
 CREATE OR REPLACE VIEW histograms AS
