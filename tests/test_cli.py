@@ -14,7 +14,7 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from tests.conftest import EVIL, PLAIN, ROOT, python, write_shard
+from tests.conftest import EVIL, PLAIN, ROOT, SAMPLE, python, write_shard
 from tropescan import errors
 from tropescan.cli.arguments import names, parser
 
@@ -99,6 +99,55 @@ def test_passages_are_read_back_from_their_shards(db: Path, tropescan: Run) -> N
     assert rows == sorted(rows, key=lambda r: -r["score"])
     assert "id a-2" in tropescan("passages", "--db", db, "--threshold", "0.1").stdout
     assert "no passage with a score" in tropescan("passages", "--db", db, "--threshold", "1").stdout
+
+
+def test_texts_of_a_shard_that_changed_are_not_shown(tmp_path: Path, tropescan: Run) -> None:
+    shard, db = write_shard(tmp_path / "a.parquet", [EVIL, PLAIN]), tmp_path / "x.duckdb"
+    assert tropescan("scan", shard, "--db", db, "--depth", "fast").returncode == 0
+    write_shard(shard, [PLAIN + PLAIN, EVIL])
+    for verb in (["passages", "--threshold", "0.05"], ["explain", "--doc", "a-0", "--depth", "fast"]):
+        done = tropescan(*verb, "--db", db)
+        assert done.returncode == 15 and "changed since it was scanned" in done.stderr and done.stdout == ""
+
+
+def test_what_is_below_the_hit_floor_is_not_known(tmp_path: Path, tropescan: Run) -> None:
+    shard, db = write_shard(tmp_path / "a.parquet", [EVIL, PLAIN]), tmp_path / "x.duckdb"
+    assert tropescan("scan", shard, "--db", db, "--depth", "fast").returncode == 0
+    low, high = (
+        json.loads(tropescan("prevalence", "--db", db, "--threshold", t, "--json").stdout) for t in (0.01, 0.06)
+    )
+    assert low["total"]["passages"] is None and low["total"]["character_share"] is None and low["total"]["flagged"] == 1
+    assert high["total"]["passages"] == 1 and high["total"]["character_share"] > 0
+    assert "hit floor" in tropescan("prevalence", "--db", db, "--threshold", 0.01).stdout
+
+
+def test_a_limit_counts_documents_not_lines(tmp_path: Path, tropescan: Run) -> None:
+    lines = "".join(json.dumps({"text": f"{n} {PLAIN}"}) + "\n" + "\n" * (n < 1000) for n in range(2500))
+    (tmp_path / "a.jsonl").write_text(lines)
+    done = tropescan("scan", tmp_path, "--db", tmp_path / "x.duckdb", "--depth", "fast", "--limit", 1200, "--json")
+    assert json.loads(done.stdout)["documents"] == 1200
+    again = tropescan("scan", tmp_path, "--db", tmp_path / "x.duckdb", "--depth", "fast", "--limit", 1200, "--json")
+    assert json.loads(again.stdout)["documents"] == 0
+
+
+def test_a_shard_that_cannot_be_opened_again_keeps_its_scores(tmp_path: Path, tropescan: Run) -> None:
+    shard, db = write_shard(tmp_path / "a.parquet", [EVIL, PLAIN, EVIL + PLAIN]), tmp_path / "x.duckdb"
+    assert tropescan("scan", shard, "--db", db, "--depth", "fast", "--limit", 2).returncode == 0
+    at, raw = shard.stat().st_mtime_ns, shard.read_bytes()
+    shard.write_bytes(b"\0" * len(raw))  # the same size and time: as a disk that fails for a while
+    os.utime(shard, ns=(at, at))
+    assert tropescan("scan", shard, "--db", db, "--depth", "fast").returncode == 21
+    with duckdb.connect(str(db), read_only=True) as c:
+        assert c.execute("SELECT count(*) FROM documents").fetchall() == [(1,)]
+    shard.write_bytes(raw)
+    os.utime(shard, ns=(at, at))
+    done = tropescan("scan", shard, "--db", db, "--depth", "fast", "--json")
+    assert done.returncode == 0 and json.loads(done.stdout)["scanned"] == 1
+
+
+def test_a_database_in_a_folder_that_is_not_there_is_told_at_once(tmp_path: Path, tropescan: Run) -> None:
+    done = tropescan("scan", SAMPLE, "--db", tmp_path / "block" / "x.duckdb", "--depth", "fast")
+    assert done.returncode == 40 and "another process" not in done.stderr
 
 
 def test_query_in_three_forms_and_its_refusals(db: Path, tropescan: Run) -> None:

@@ -277,3 +277,22 @@ def test_any_order_any_batches_and_twice_over(made: list[tuple[str, str, int, st
         assert contents(store.path) == expected
         assert ingest(here / "all", store).committed == 0 and contents(store.path) == expected
         assert store.rows("SELECT threshold FROM models")[0]["threshold"] == max(w[4] for w in wanted) / 1000
+
+
+def test_what_was_read_counts_over_what_was_not_whichever_is_newer(tmp_path: Path) -> None:
+    shard = f"{0:032}"
+    done = synthetic(tmp_path / "done", [("a.parquet", shard, 0, "done", 1)])
+    failed = synthetic(tmp_path / "failed", [("a.parquet", shard, 0, "failed", 2)])
+    for order in ((done, failed), (failed, done)):
+        store = Store(tmp_path / f"{order[0].name}.duckdb")
+        for folder in order:
+            ingest(folder, store)
+        assert store.rows("SELECT status, rows FROM units") == [{"status": "done", "rows": 10}]
+
+
+def test_nothing_but_damaged_parts_is_told_as_that(tmp_path: Path, tropescan: Run) -> None:
+    folder = synthetic(tmp_path / "parts", [("a.parquet", f"{0:032}", 0, "done", 1)])
+    (part,) = folder.iterdir()
+    part.write_bytes(part.read_bytes()[:100])
+    done = tropescan("ingest", folder, "--db", tmp_path / "x.duckdb")
+    assert done.returncode == PartError.code and len(done.stderr.splitlines()) == 1 and "0 of 0 shards" in done.stdout

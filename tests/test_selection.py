@@ -47,17 +47,20 @@ def stored(corpus: Path, db: Path, scores: dict[str, dict[int, dict[str, Any]]],
     for file in shards.find([corpus]):
         name, plan = Path(file.path).name, shards.plan(file, Columns())
         documents, passages = [], []
+        texts = shards.rows(file, Columns(), set(scores.get(name, {})))
         for row, known in sorted(scores.get(name, {}).items()):
             about = {
                 "row": row,
                 "id": f"{Path(name).stem}-{row}" if ids else None,
                 "audited": False,
-                "characters": 100,
+                "characters": len(texts.get(row, "")),
                 "passages": 1,
             }
             judged = {k: known.get(k) for k in ("score", "fast_score", "intensity", "frame", "admirable")}
             documents.append(
-                about | judged | {"characters": known.get("characters", 100), "domain": known.get("domain")}
+                about
+                | judged
+                | {"characters": known.get("characters", about["characters"]), "domain": known.get("domain")}
             )
             for i, (start, end) in enumerate(known.get("spans", [])):
                 place = {"row": row, "passage": i, "start_char": start, "end_char": end}
@@ -153,8 +156,9 @@ def test_mask_and_tag_change_whole_sentences_only(corpus: tuple[Path, Store], tm
 
 def test_replacements_are_drawn_from_what_stays(corpus: tuple[Path, Store], tmp_path: Path) -> None:
     folder, store = corpus
-    done = select(store, [str(folder)], tmp_path / "out", Request("replace", RULE))
-    assert (done.pool_documents, done.pool_characters) == (1, 100)
+    pool = "admirable >= 0.5 AND score < 0.2"
+    done = select(store, [str(folder)], tmp_path / "out", Request("replace", RULE, pool=pool))
+    assert (done.pool_documents, done.pool_characters) == (1, 20)
     assert table(tmp_path / "out" / "_pool" / "a.parquet")["id"].to_pylist() == ["a-2"]
     assert "a-2" in table(tmp_path / "out" / "a.parquet")["id"].to_pylist()
 
@@ -186,10 +190,10 @@ def test_a_rule_that_gives_null_decides_nothing(corpus: tuple[Path, Store], tmp_
 
 def test_dry_run_tells_what_would_go(corpus: tuple[Path, Store], capsys: pytest.CaptureFixture[str]) -> None:
     folder, store = corpus
-    _, found = dry(store, [str(folder)], Request("replace", RULE))
-    assert (found.documents, found.characters, found.pool_documents) == (2, 200, 1)
+    _, found = dry(store, [str(folder)], Request("replace", RULE, pool="admirable >= 0.5 AND score < 0.2"))
+    assert (found.documents, found.characters, found.pool_documents) == (2, 40, 1)
     assert found.shards["a.parquet"]["documents"] == 2 and found.shards["a.parquet"]["of_documents"] == 7
-    assert found.frames["fiction"] == {"documents": 1, "characters": 100, "of_documents": 1}
+    assert found.frames["fiction"] == {"documents": 1, "characters": 20, "of_documents": 1}
     assert {e["id"] for e in found.examples} == {"a-1", "a-4"} and "two" in found.examples[0]["text"]
     assert main(["filter", str(folder), "--db", str(store.path), "--preset", "strict", "--dry-run"]) == 0
     assert f"score >= {MODEL.thresholds['fast']['default']['threshold']:g}" in capsys.readouterr().out
@@ -254,6 +258,12 @@ def test_a_rule_is_one_read_only_expression(rule: str) -> None:
     assert "\n" not in str(told.value)
 
 
+def test_a_rule_nested_deeply_is_told() -> None:
+    for depth in (150, 400):
+        with pytest.raises(RuleError, match="nested too deeply|does not parse|not one SQL"):
+            rules.condition("(" * 0 + "NOT (" * depth + "score > 0" + ")" * depth, rules.DOCUMENT)
+
+
 def test_a_rule_with_comments_functions_and_quotes() -> None:
     rule = rules.condition(
         "score BETWEEN 0.1 AND 1 /* why */ AND domain NOT LIKE '%.gov;--' -- so\n AND lower(frame) IN ('a''b')",
@@ -304,6 +314,77 @@ def test_a_changed_corpus_is_refused(corpus: tuple[Path, Store], tmp_path: Path)
     done = select(store, [str(folder)], tmp_path / "out", Request(where=RULE))
     assert [Path(p).name for p in done.failed] == ["b.parquet"] and not (tmp_path / "out" / "b.parquet").exists()
     assert (tmp_path / "out" / "a.parquet").exists()
+
+
+def test_spans_are_cut_out_of_no_other_column(tmp_path: Path, tropescan: Run) -> None:
+    write_shard(tmp_path / "in.parquet", [EVIL, PLAIN], body=["Other words. " * 20, "None."])
+    db, out = tmp_path / "x.duckdb", tmp_path / "out"
+    assert tropescan("scan", tmp_path / "in.parquet", "--db", db, "--depth", "fast").returncode == 0
+    command = ["filter", tmp_path / "in.parquet", "--db", db, "--where", "score > 0", "--mode", "mask", "--out", out]
+    done = tropescan(*command, "--text-column", "body")
+    assert done.returncode == 15 and "--text-column" in done.stderr and not (out / "in.parquet").exists()
+    assert tropescan(*command, "--out", tmp_path / "right").returncode == 0
+
+
+@pytest.mark.parametrize("option", ["--out", "--parts", "--db"])
+def test_what_is_written_is_written_here(tmp_path: Path, option: str, tropescan: Run) -> None:
+    verb = ["weights", SAMPLE, "--rule", "1.0", "--db", "x.duckdb"] if option == "--out" else ["scan", SAMPLE]
+    done = tropescan(*verb, option, "s3://bucket/out", cwd=tmp_path)
+    assert done.returncode == 2 and "is a URL" in done.stderr.splitlines()[-1] and not list(tmp_path.iterdir())
+
+
+def test_a_shard_scanned_between_two_runs_is_selected_from(corpus: tuple[Path, Store], tmp_path: Path) -> None:
+    folder, store = corpus
+    write_shard(folder / "c.parquet", ["c one.", "c two."])
+    request, paths, out = Request(where=RULE, unscanned="keep"), [str(folder)], tmp_path / "out"
+    first = select(store, paths, out, request)
+    assert [r["outcome"] for r in first.rows] == ["filtered", "copied", "kept: not scanned"]
+    stored(folder, store.path, {"c.parquet": {1: {"score": 0.9}}})
+    second = select(store, paths, out, request)
+    assert second.rows[-1]["rows_removed"] == 1 and table(out / "c.parquet")["id"].to_pylist() == ["c-0"]
+
+
+def test_a_corpus_that_moved_is_counted_once(corpus: tuple[Path, Store], tmp_path: Path) -> None:
+    folder, store = corpus
+    select(store, [str(folder)], tmp_path / "out", Request(where=RULE))
+    moved = folder.rename(tmp_path / "moved")
+    select(store, [str(moved)], tmp_path / "out", Request(where=RULE))
+    assert select_rows(store, "SELECT count(*), sum(rows_in) FROM selections") == [(2, 14)]
+
+
+def test_a_shard_that_only_gives_to_the_pool_is_copied(corpus: tuple[Path, Store], tmp_path: Path) -> None:
+    folder, known = corpus[0], {"a.parquet": {1: {"score": 0.9}}, "b.parquet": {0: {"score": 0.01}}}
+    store = stored(folder, tmp_path / "y.duckdb", known)
+    done = select(store, [str(folder)], tmp_path / "out", Request("replace", where=RULE))
+    assert [r["outcome"] for r in done.rows] == ["filtered", "copied"] and done.pool_documents == 1
+    assert (tmp_path / "out" / "b.parquet").read_bytes() == (folder / "b.parquet").read_bytes()
+    assert table(tmp_path / "out" / "_pool" / "b.parquet")["id"].to_pylist() == ["b-0"]
+
+
+def test_weights_of_lines_that_are_no_utf8(tmp_path: Path) -> None:
+    lines = [
+        b'{"id": "\xff", "text": "one"}',
+        b'{"id": "y", "text": "two", "n": NaN}',
+        b'{"id": [1, 2], "text": "\\ud83d"}',
+    ]
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines) + b"\n")
+    file = shards.find([tmp_path])[0]
+    ids = [
+        one
+        for batch in shards.read(file, Columns(), shards.plan(file, Columns()).units[0])
+        for one in batch.id.to_pylist()
+    ]
+    assert ids == ["\N{REPLACEMENT CHARACTER}", "y", "[1,2]"]
+    store = stored(
+        tmp_path / "a.jsonl", tmp_path / "x.duckdb", {"a.jsonl": {i: {"score": 0.9} for i in range(3)}}, ids=False
+    )
+    with duckdb.connect(str(store.path)) as c:
+        c.executemany("UPDATE documents SET id = ? WHERE row = ?", [[one, i] for i, one in enumerate(ids)])
+    weigh(store, [str(tmp_path / "a.jsonl")], tmp_path / "w", "score", Request())
+    assert table(tmp_path / "w" / "a.jsonl.weights.parquet")["weight"].to_pylist() == [0.9] * 3
+    done = select(store, [str(tmp_path / "a.jsonl")], tmp_path / "out", Request("tag", where=RULE, token="T"))
+    assert done.rows[0]["rows_changed"] == 3
+    assert b"NaN" in (tmp_path / "out" / "a.jsonl").read_bytes()
 
 
 def test_ids_are_held_against_the_store(corpus: tuple[Path, Store], tmp_path: Path) -> None:
@@ -454,7 +535,11 @@ KNOWN = st.fixed_dictionaries(
 def test_rows_reconcile_and_kept_rows_are_the_inputs(
     texts: list[str | None], group: int, known: dict[int, dict[str, Any]], rule: str, mode: str
 ) -> None:
-    known = {row: k | {"spans": [(0, 5)]} for row, k in known.items() if row < len(texts)}
+    known = {
+        row: k | {"spans": [(0, 5)], "characters": len(texts[row] or "")}
+        for row, k in known.items()
+        if row < len(texts)
+    }
     with tempfile.TemporaryDirectory() as name:
         folder, out = Path(name) / "in", Path(name) / "out"
         folder.mkdir()

@@ -119,6 +119,33 @@ def test_bad_lines_are_counted_and_the_others_keep_their_numbers(tmp_path: Path)
     assert everything(file) == [(0, "a"), (5, "\ufffd"), (6, None), (7, "z")]
 
 
+def test_lines_that_other_writers_write(tmp_path: Path) -> None:
+    lines = [
+        b'{"text": "half \\ud83d", "id": "a"}',
+        b'{"text": "whole \\ud83d\\ude00", "x": NaN}',
+        b'{"text": "bad \xff"}',
+        b'{"text": "plain \xc3\xa9"}',
+        b"[" * 100_000,
+    ]
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
+    file = shards.find([tmp_path])[0]
+    (batch,) = shards.read(file, Columns(), shards.plan(file, Columns()).units[0])
+    assert batch.text.to_pylist() == ["half \ufffd", "whole \U0001f600", "bad \ufffd", "plain é"]
+    assert (batch.bad_lines, batch.repaired) == (1, 2)
+
+
+def test_what_the_caller_wrote_out_is_not_hidden(tmp_path: Path) -> None:
+    folder = tmp_path / "_raw" / ".cache"
+    folder.mkdir(parents=True)
+    write_shard(folder / "a.parquet", ["x"])
+    write_shard(folder / "_b.parquet", ["x"])
+    assert (
+        [f.path for f in shards.find([folder])]
+        == [f.path for f in shards.find([folder / "*.parquet"])]
+        == [str(folder / "a.parquet")]
+    )
+
+
 def test_a_huge_line_is_a_batch_of_its_own(tmp_path: Path) -> None:
     huge = "A long line \U0001f916. " * 1_000_000
     path = tmp_path / "a.jsonl"

@@ -37,8 +37,9 @@ A detector of passages that portray AI as evil, scheming or self-preserving (cod
 ## What the score means
 
 `score` is the calibrated probability that a careful reader would put the passage at intensity 3 or 4, as calibrated on the labelled sample
-below, where {positive / len(passages):.0%} of the passages are positive. On ordinary web text, where about one document in 500 is, a score overstates the
-probability: use it to rank, choose a threshold for your purpose (thresholds.json has several, with intervals), and audit what you act on.
+below, where {positive / len(passages):.0%} of the passages are positive. On ordinary web text, where perhaps one document in a thousand is, a score overstates
+the probability (reports/base-rate.md has what was flagged there and read): use it to rank, choose a threshold for your purpose (thresholds.json
+has several, with intervals), and audit what you act on.
 
 ## What it was trained on
 

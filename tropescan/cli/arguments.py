@@ -65,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
     _db(scan, required=False)
     scan.add_argument(
         "--parts",
+        type=_here,
         metavar="DIR",
         help="write score parts there instead of a database, for `tropescan ingest`; with --engine ray and --db: "
         "where the workers leave their parts until they are committed (default: FILE.parts)",
@@ -192,7 +193,7 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--most", type=_count, default=6000, metavar="N", help="unlabelled passages drawn at most (default: 6000)"
     )
-    train.add_argument("--out", required=True, metavar="DIR", help="the model folder to write")
+    train.add_argument("--out", required=True, type=_here, metavar="DIR", help="the model folder to write")
     train.add_argument(
         "--gate", metavar="FILE", help="the gate's terms (default: gate.txt of the folder, else of evil-ai)"
     )
@@ -226,8 +227,16 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _here(path: str) -> str:
+    if "://" in path:
+        raise argparse.ArgumentTypeError(
+            f"{path} is a URL: give a path of a mounted file system, and upload what is written there"
+        )
+    return path
+
+
 def _db(one: argparse.ArgumentParser, required: bool = True) -> None:
-    one.add_argument("--db", required=required, metavar="FILE", help="the DuckDB database")
+    one.add_argument("--db", required=required, type=_here, metavar="FILE", help="the DuckDB database")
     one.add_argument(
         "--wait",
         type=float,
@@ -275,7 +284,9 @@ def _filter(one: argparse.ArgumentParser) -> None:
         help="drop documents (default), mask flagged passages, tag, or drop and draw replacements",
     )
     one.add_argument("--dry-run", action="store_true", help="print what would go, with ten examples; write nothing")
-    one.add_argument("--out", metavar="DIR", help="folder of the output: new, or that of the same selection cut short")
+    one.add_argument(
+        "--out", type=_here, metavar="DIR", help="folder of the output: new, or that of the same selection cut short"
+    )
     one.add_argument("--marker", default="", metavar="TEXT", help="mask: what stands for a cut span (default: nothing)")
     one.add_argument(
         "--until-clean",
@@ -302,7 +313,9 @@ def _weights(one: argparse.ArgumentParser) -> None:
     one.add_argument(
         "--rule", required=True, metavar="SQL", help="an SQL expression that gives a weight: CASE WHEN ... THEN ... END"
     )
-    one.add_argument("--out", required=True, metavar="DIR", help="folder of the sidecars: new, or that of the same run")
+    one.add_argument(
+        "--out", required=True, type=_here, metavar="DIR", help="folder of the sidecars: new, or that of the same run"
+    )
 
 
 def _selection(one: argparse.ArgumentParser) -> None:

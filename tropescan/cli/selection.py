@@ -12,7 +12,7 @@ import orjson
 from rich.table import Table
 from rich.text import Text
 
-from tropescan.errors import InputError, exit_code
+from tropescan.errors import InputError, ShardError, exit_code
 from tropescan.report import console, passage_text, rows_table, share
 from tropescan.selection import Done, Plan, Preview, Request, dry, select, weigh
 from tropescan.shards import Columns
@@ -93,7 +93,7 @@ def _print(done: Done, given: argparse.Namespace) -> int:
     for path, error in done.failed.items():
         print(f"tropescan: not selected from: {path}: {error}", file=sys.stderr)
     codes = {error.code for error in done.failed.values()}
-    return codes.pop() if len(codes) == 1 else exit_code(set()) if not codes else InputError.code
+    return codes.pop() if len(codes) == 1 else exit_code(set()) if not codes else ShardError.code
 
 
 _COMMON = ("selection", "model", "mode", "rule", "options", "tropescan_version", "selected_at")

@@ -33,13 +33,18 @@ NO_FRAME = "none"
 
 @dataclass(frozen=True)
 class Report:
-    """What was measured. What rests on the other heads is None or empty where only a score was given."""
+    """What was measured; `f1`, `precision` and `recall` at each stored threshold.
+
+    What rests on the other heads is None or empty where only a score was given.
+    """
 
     passages: int
     positives: int
     sources: int
     average_precision: Estimate
     f1: dict[str, Estimate]
+    precision: dict[str, Estimate]
+    recall: dict[str, Estimate]
     recall_at_precision: dict[str, Estimate]
     brier: Estimate
     calibration_error: Estimate
@@ -84,6 +89,10 @@ def measure(
         sources=len(set(sources)),
         average_precision=over(lambda i: average_precision(positive[i], score[i])),
         f1={n: over(partial(_f1_at, positive, score, t)) for n, t in levels.items()},
+        precision={
+            n: ratio(sources, positive * (score >= t), (score >= t).astype(np.int64)) for n, t in levels.items()
+        },
+        recall={n: ratio(sources, positive * (score >= t), positive) for n, t in levels.items()},
         recall_at_precision=recalls(positive, score, over),
         brier=over(lambda i: float(np.mean((positive[i] - score[i]) ** 2))),
         calibration_error=over(lambda i: calibration_error(positive[i], score[i])),

@@ -78,6 +78,8 @@ def _lines(r: Report) -> dict[str, str]:
         "passages / positives / sources": f"{r.passages:,} / {r.positives:,} / {r.sources:,}",
         "average precision": spell(r.average_precision),
         **{f"F1 at threshold {name}": spell(e) for name, e in r.f1.items()},
+        **{f"precision at threshold {name}": spell(e) for name, e in r.precision.items()},
+        **{f"recall at threshold {name}": spell(e) for name, e in r.recall.items()},
         **{f"recall at precision {p}": spell(e) for p, e in r.recall_at_precision.items()},
         "Brier": spell(r.brier),
         "expected calibration error": spell(r.calibration_error),

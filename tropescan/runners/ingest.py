@@ -84,7 +84,11 @@ class _Known:
         if head.unit is None:
             return "before" if there == shard else "take"
         status, at = self.units.get((shard, head.unit.index), ("", _NEVER))
-        return "before" if status == "done" or head.at <= at else "take"
+        if status == "done":
+            return "before"
+        return (
+            "take" if head.status == "done" or head.at > at else "before"
+        )  # what was read counts over what was not, whichever is newer
 
     def replaces(self, entry: Entry) -> bool:
         return self.shard.get(entry.file.path, entry.shard) != entry.shard

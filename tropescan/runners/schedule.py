@@ -158,8 +158,15 @@ class Schedule:
 
     def unreadable(self, task: Task, kind: str, error: str) -> None:
         """Records a file that could not even be planned."""
-        shard = "!" + hashlib.sha256(task.file.path.encode()).hexdigest()[:31]
-        self.entries.append(Entry(shard, self.model, task.file, None, self.audit, (kind, error)))
+        file, before = task.file, self.known.get(task.file.path)
+        same = (
+            before
+            and not before["shard"].startswith("!")
+            and (before["bytes"], before["tag"]) == (file.bytes, file.tag)
+        )
+        if not same:  # where nothing says that the content changed, what was read of it before stays
+            shard = "!" + hashlib.sha256(file.path.encode()).hexdigest()[:31]
+            self.entries.append(Entry(shard, self.model, file, None, self.audit, (kind, error)))
         self._failed(task.file, kind, error)
         self.done_bytes += task.file.bytes
         self.finished += 1

@@ -99,12 +99,14 @@ def pool(
 
     A document that would go over is passed over, so that the sum comes close and never above. Raises RuleError.
     """
+    order = "ORDER BY md5(concat(shard, ':', row)), shard, row"
     sql = (
         f"SELECT shard, {', '.join(FACTS)} FROM ({DOCUMENTS_SQL}) WHERE ({wanted.sql}) AND ({removed.sql}) IS NOT TRUE AND characters > 0 "
-        "ORDER BY md5(concat(shard, ':', row)), shard, row"
+        # as many as hold twice what is needed: the rest is never looked at, however large the database
+        f"AND list_contains($shards, shard) QUALIFY coalesce(sum(characters) OVER ({order} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) "
+        f"< 2 * $characters {order}"
     )
-    found = store.locked(sql, _values(model, None))
-    found = found.filter(pc.is_in(found["shard"], pa.array(shards, pa.string())))
+    found = store.locked(sql, _values(model, None) | {"shards": shards, "characters": characters})
     taken: list[int] = []
     left = characters
     for i, size in enumerate(found["characters"].to_pylist()):

@@ -13,7 +13,7 @@ from tropescan.errors import DamagedShard
 from tropescan.selection.changes import REASONS, Change, Counts, check_ids, expected_ids
 from tropescan.shards import Columns, File
 from tropescan.shards.files import open_file
-from tropescan.shards.lines import dumps, loads, unicode
+from tropescan.shards.lines import as_text, dumps, loads
 
 _BLOCK = 1 << 20
 _CODECS = {"jsonl.gz": "gzip", "jsonl.zst": "zstd"}
@@ -57,13 +57,13 @@ def _decided(
     """What becomes of a line (None: it goes), and the line with the reason for it."""
     try:
         document = loads(line)
-        text = unicode(document.get(columns.text) or "")
+        text = as_text(document.get(columns.text)) or ""
         id = document.get(columns.id)
     except (ValueError, AttributeError) as error:
         raise DamagedShard(
             f"{file.path} row {change.decided.rows[at.start]} is no JSON object any more: {error}"
         ) from None
-    given = id if id is None else unicode(id) if isinstance(id, str) else dumps(id).decode()
+    given = as_text(id)
     check_ids(
         file.path, pa.array([given], pa.large_string()), expected_ids(change, at), change.decided.rows[at].tolist()
     )

@@ -107,7 +107,7 @@ def _same(there: Path, head: dict[str, Any]) -> str:
 
 def _outside(folder: Path, inputs: Sequence[str]) -> None:
     here = os.path.realpath(folder)
-    for given in inputs:
+    for given in (i.removeprefix("file://") for i in inputs):
         if "://" in given:
             continue
         root = os.path.realpath(base(given))

@@ -28,7 +28,7 @@ DOCUMENT = _ABOUT | _JUDGED | _FACETS
 PASSAGE = DOCUMENT | {"passage": "INTEGER", "start_char": "BIGINT", "end_char": "BIGINT"}
 """What a rule over passages may name: scores, frame and facets are the passage's own, the rest is its document's."""
 
-POOL = "admirable >= 0.5 AND score < 0.2"
+POOL = "score < 0.05"
 """Which documents replace what was removed, unless told otherwise."""
 
 _PRESETS = {

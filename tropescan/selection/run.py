@@ -101,7 +101,8 @@ def select(
                 yield _Task(source, lambda to, s=source: _copied(s, to), outcome, source.name)  # type: ignore[misc]
                 continue
             change = plan.change(source, decided, drawn)
-            yield _Task(source, lambda to, s=source, c=change: _changed(s, to, plan, c), "filtered", source.name)  # type: ignore[misc]
+            how = "filtered" if len(decided.rows) else outcome  # the pool only draws from it
+            yield _Task(source, lambda to, s=source, c=change: _changed(s, to, plan, c), how, source.name)  # type: ignore[misc]
 
     return _run(store, done, found, out, paths, request.options(), tasks, workers, say)
 
@@ -163,7 +164,14 @@ def _run(
     with output.opened(out, paths, head) as to:
         done.selection = to.selection
         before = {r["path"]: r for r in store.rows("SELECT * FROM selections WHERE selection = ?", [to.selection])}
-        done.rows = [before[s.file.path] for s in found if s.file.path in before and _there(before[s.file.path], to)]
+        done.rows = [
+            row
+            for s in found
+            if (row := before.get(s.file.path))
+            and _there(row, to)
+            # what was kept or left out for want of a scan is done again once it has one
+            and not (s.scanned and ": " in row["outcome"])
+        ]
         done.before = len(done.rows)
         settled = {r["path"] for r in done.rows}
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -229,6 +237,8 @@ def _changed(source: Source, to: Output, plan: Plan, change: Any) -> Counts:
             raise CorpusChanged(
                 f"{source.file.path} has {counts.rows_in} rows, the store counted {source.rows}: scan again, then select"
             )
+        if not len(change.decided.rows):  # nothing goes: the shard itself, not what pyarrow makes of it
+            _copy(source, main)
     return counts
 
 
@@ -236,10 +246,15 @@ def _copied(source: Source, to: Output) -> Counts:
     """A shard of which nothing goes is copied byte for byte."""
     if source.scanned:
         sources.check(source)
-    with to.writing(source.name, "") as (main,), open_file(source.file.path) as raw, open(main, "wb") as sink:
-        shutil.copyfileobj(raw, sink, 1 << 22)
+    with to.writing(source.name, "") as (main,):
+        _copy(source, main)
     n = _counted(source)
     return Counts(n, n, 0 if n is not None else None)
+
+
+def _copy(source: Source, main: Path) -> None:
+    with open_file(source.file.path) as raw, open(main, "wb") as sink:
+        shutil.copyfileobj(raw, sink, 1 << 22)
 
 
 def _left_out(source: Source) -> Counts:

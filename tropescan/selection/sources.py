@@ -123,9 +123,9 @@ def told(names: Sequence[str]) -> str:
 
 def base(path: str) -> str:
     """The part of the full path of a found shard that is not part of its name in the output."""
-    fixed = path
-    if any(c in path for c in "*?[") and not os.path.exists(path):
-        fixed = path[: min(path.index(c) for c in "*?[" if c in path)]
+    fixed = path.removeprefix("file://")
+    if any(c in fixed for c in "*?[") and not os.path.exists(fixed):
+        fixed = fixed[: min(fixed.index(c) for c in "*?[" if c in fixed)]
         fixed = fixed[: fixed.rfind("/") + 1]
     if "://" in fixed:
         return fixed if fixed.endswith("/") else fixed + "/"

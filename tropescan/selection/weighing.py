@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 import pyarrow as pa
 
 from tropescan import __version__
@@ -16,6 +15,7 @@ from tropescan.selection.changes import Counts, check_ids
 from tropescan.selection.decisions import Weights
 from tropescan.selection.sources import Source
 from tropescan.shards import Columns
+from tropescan.shards.lines import as_text, loads
 from tropescan.store import Store
 
 SUFFIX = ".weights.parquet"
@@ -101,7 +101,6 @@ def _plain(ids: pa.Array) -> pa.Array:
 
 def _id(line: bytes, key: str) -> str | None:
     try:
-        value = orjson.loads(line)[key]
+        return as_text(loads(line)[key])
     except (ValueError, KeyError, TypeError):
         return None
-    return value if value is None or isinstance(value, str) else orjson.dumps(value).decode()

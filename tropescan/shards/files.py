@@ -111,7 +111,12 @@ def _is_local(fs: Any) -> bool:
 
 def _file(fs: Any, info: dict[str, Any]) -> File:
     tag = next(
-        (str(info[k]) for k in ("ETag", "etag", "md5Hash", "LastModified", "mtime", "last_modified") if info.get(k)), ""
+        (
+            str(info[k])
+            for k in ("ETag", "etag", "md5Hash", "blob_id", "LastModified", "mtime", "last_modified")
+            if info.get(k)
+        ),
+        "",
     )
     if _is_local(fs):
         tag = str(os.stat(info["name"]).st_mtime_ns) if os.path.exists(info["name"]) else ""

@@ -106,9 +106,20 @@ def dumps(value: Any) -> bytes:
         return json.dumps(value).encode()
 
 
+def as_text(value: Any) -> str | None:
+    """A value of a line as a column holds it: a string mended, null as it is, anything else as JSON."""
+    if value is None:
+        return None
+    return unicode(value) if isinstance(value, str) else dumps(value).decode()
+
+
 def unicode(text: str) -> str:
     """The text with U+FFFD for every half of a surrogate pair, which no UTF-8 can hold."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    try:
+        text.encode()
+        return text
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _parse(line: bytes, text: str) -> dict[str, Any] | None:
@@ -143,11 +154,7 @@ def _require(file: File, seen: set[str], text: str, id: str, id_required: bool) 
 def _batch(pending: list[tuple[int, dict[str, Any], bool]], text: str, id: str, url: str, bad: int) -> Batch:
     def column(key: str) -> pa.Array:
         values = [d.get(key) for _, d, _ in pending]
-        plain = [v if v is None or isinstance(v, str) else dumps(v).decode() for v in values]
-        try:
-            return pa.array(plain, pa.large_string())
-        except UnicodeEncodeError:
-            return pa.array([None if v is None else unicode(v) for v in plain], pa.large_string())
+        return pa.array([as_text(v) for v in values], pa.large_string())
 
     numbers = np.array([n for n, _, _ in pending], np.int64)
     repaired = sum(odd for _, _, odd in pending)

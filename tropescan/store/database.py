@@ -66,7 +66,7 @@ class Store:
             try:
                 return duckdb.connect(str(self.path), read_only=read_only)
             except duckdb.IOException as error:
-                if "lock" not in str(error).lower():
+                if "could not set lock" not in str(error).lower():
                     raise
                 if time.monotonic() >= deadline:
                     holder = re.search(r"PID (\d+)", str(error))
@@ -188,7 +188,10 @@ class Store:
         marks = ", ".join("?" * len(SELECTIONS))
         with self.transaction() as c:
             for row in rows:
-                c.execute("DELETE FROM selections WHERE selection = ? AND path = ?", [row["selection"], row["path"]])
+                c.execute(  # by its output too: a corpus that moved between two runs has other paths
+                    "DELETE FROM selections WHERE selection = ? AND (path = ? OR (output <> '' AND output = ?))",
+                    [row["selection"], row["path"], row["output"]],
+                )
                 given = row | {"tropescan_version": __version__, "selected_at": _now()}
                 c.execute(f"INSERT INTO selections VALUES ({marks})", [given[f.name] for f in SELECTIONS])
 

@@ -62,9 +62,10 @@ def expression(text: str, columns: dict[str, str], wanted: str) -> str:
         _one(tree, text)
         try:
             _check(tree["statements"][0]["node"]["select_list"][0], columns)
-        except RecursionError:
+            checked = orjson.dumps(tree).decode()
+        except (RecursionError, TypeError):
             raise RuleError("the rule is nested too deeply") from None
-        written = c.execute("SELECT json_deserialize_sql(?)", [orjson.dumps(tree).decode()]).fetchone()
+        written = c.execute("SELECT json_deserialize_sql(?)", [checked]).fetchone()
         sql = str(written[0]).removeprefix("SELECT ") if written else ""
         kind = _kind(c, sql, columns, text)
     if kind not in (("BOOLEAN", '"NULL"') if wanted == "boolean" else _NUMBERS) and not (
