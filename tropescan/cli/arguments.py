@@ -301,9 +301,8 @@ def _filter(one: argparse.ArgumentParser) -> None:
     one.add_argument("--end-token", metavar="TEXT", help="tag --around: the token after (default: the same)")
     one.add_argument(
         "--pool",
-        default="admirable >= 0.5 AND score < 0.2",
         metavar="SQL",
-        help="replace: the rule for replacements (default: admirable >= 0.5 AND score < 0.2)",
+        help="replace: the rule for replacements (default: score < 0.05)",
     )
     one.add_argument("--text-column", default="text", metavar="NAME", help="column or key of the text (default: text)")
 

@@ -15,6 +15,7 @@ from rich.text import Text
 from tropescan.errors import InputError, ShardError, exit_code
 from tropescan.report import console, passage_text, rows_table, share
 from tropescan.selection import Done, Plan, Preview, Request, dry, select, weigh
+from tropescan.selection.rules import POOL
 from tropescan.shards import Columns
 from tropescan.store import Store
 
@@ -27,7 +28,7 @@ def filter(given: argparse.Namespace) -> int:
         mode=given.mode,
         where=given.where,
         preset=given.preset,
-        pool=given.pool,
+        pool=given.pool or POOL,
         marker=given.marker,
         token=given.token,
         end_token=given.end_token,
