@@ -29,7 +29,7 @@ MODES: dict[str, list[str]] = {
     "around": ["--mode", "tag", "--around", "--token", "<trope>", "--end-token", "</trope>"],
     "replace": ["--mode", "replace"],
 }
-WEIGHT = "CASE WHEN score >= 0.6 THEN 0 WHEN score >= 0.25 THEN 0.3 END"
+WEIGHT = "CASE WHEN score >= 0.6 THEN 0 WHEN score >= 0.3 THEN 0.3 END"
 
 
 def tropescan(*words: str | Path) -> Any:

@@ -37,17 +37,23 @@ ENCODER: dict[str, Any] = {
 }
 
 
-def calibrate(logits: Logits, positive: Ints) -> dict[str, Calibration]:
-    """Platt scaling of each depth's logits against the labels (Platt 1999); the full depth also learns the weights of its two tiers."""
+def calibrate(logits: Logits, positive: Ints, passed: np.ndarray) -> tuple[dict[str, Calibration], float]:
+    """Platt scaling of each depth's logits against the labels (Platt 1999), and the fast score that the encoder asks for.
+
+    Each depth is fitted on the passages that reach its tier, for those alone get its score: `passed` (n,) says which the gate lets through. The
+    full depth also learns the weights of its two tiers.
+    """
     from sklearn.linear_model import LogisticRegression
 
     fast, encoder = logits.fast[:, POSITIVE], logits.encoder[:, POSITIVE]
-    alone = LogisticRegression(C=1e6).fit(fast[:, None], positive)
-    both = LogisticRegression(C=1e6).fit(np.stack([fast, encoder], 1), positive)
-    return {
-        "fast": Calibration(float(alone.coef_[0][0]), 0.0, float(alone.intercept_[0])),
-        "full": Calibration(float(both.coef_[0][0]), float(both.coef_[0][1]), float(both.intercept_[0])),
-    }
+    alone = LogisticRegression(C=1e6).fit(fast[passed, None], positive[passed])
+    by_fast = Calibration(float(alone.coef_[0][0]), 0.0, float(alone.intercept_[0]))
+    score = by_fast.score(fast)
+    floor = float(np.quantile(score[(positive == 1) & passed], 1 - FAST_RECALL))
+    seen = passed & (score >= floor)
+    both = LogisticRegression(C=1e6).fit(np.stack([fast, encoder], 1)[seen], positive[seen])
+    full = Calibration(float(both.coef_[0][0]), float(both.coef_[0][1]), float(both.intercept_[0]))
+    return {"fast": by_fast, "full": full}, floor
 
 
 @lru_cache(1)
@@ -95,12 +101,12 @@ def train(
     say("running the encoder's lower layers (a few minutes on a CPU)")
     itself, logits = fit_all(gathered(passages, extra, unlabelled), ENCODER, len(passages))
     sources = [p.source for p in passages]
-    calibration = calibrate(logits, positive)
-    scores, floor = cascade(logits, calibration, positive, passed)
+    calibration, floor = calibrate(logits, positive, passed)
+    scores = cascade(logits, calibration, floor, passed)
     thresholds = {depth: choose_thresholds(positive, score, sources) for depth, score in scores.items()}
     reports = {
         depth: measure(
-            passages, score, thresholds[depth], _kept(logits.encoder if depth == "full" else logits.fast, score)
+            passages, score, thresholds[depth], kept(logits.encoder if depth == "full" else logits.fast, score)
         )
         for depth, score in scores.items()
     }
@@ -141,7 +147,7 @@ def train(
     return reports
 
 
-def _kept(outputs: Floats, score: Floats) -> Floats:
+def kept(outputs: Floats, score: Floats) -> Floats:
     """The outputs (n, outputs) of the passages that the cascade judges; of those that it refuses, what `evaluate` takes them for."""
     return np.where((score > 0)[:, None], outputs, unjudged())
 
@@ -161,11 +167,8 @@ def _check(passages: list[Passage], positive: Ints, passed: np.ndarray, folder: 
         raise InputError(f"the model folder {folder} cannot be made: {error.strerror}") from None
 
 
-def cascade(
-    logits: Logits, calibration: dict[str, Calibration], positive: Ints, passed: np.ndarray
-) -> tuple[dict[str, Floats], float]:
-    """The scores (n,) of each depth as the cascade gives them, 0 where a tier refuses, and the fast score that the encoder asks for."""
+def cascade(logits: Logits, calibration: dict[str, Calibration], floor: float, passed: np.ndarray) -> dict[str, Floats]:
+    """The scores (n,) of each depth as the cascade gives them, 0 where a tier refuses."""
     fast = calibration["fast"].score(logits.fast[:, POSITIVE])
     full = calibration["full"].score(logits.fast[:, POSITIVE], logits.encoder[:, POSITIVE])
-    floor = float(np.quantile(fast[(positive == 1) & passed], 1 - FAST_RECALL))
-    return {"fast": np.where(passed, fast, 0.0), "full": np.where(passed & (fast >= floor), full, 0.0)}, floor
+    return {"fast": np.where(passed, fast, 0.0), "full": np.where(passed & (fast >= floor), full, 0.0)}

@@ -1,0 +1,70 @@
+"""Fits a model's calibration, fast floor and thresholds again, as `tropescan train` does, from the out-of-source outputs that its folder keeps.
+
+    python benchmarks/recalibrate.py MODEL --labels FILE... --extra FILE... --texts DIR --unlabelled N
+
+For a change of calibration alone: neither tier is trained. `--labels` must be those that the model was trained on, in their order; `--extra` and
+`--unlabelled`, how many passages the fast tier learned from the encoder on, are told in the card. Writes the folder in place.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import numpy as np
+
+from tropescan import corpus, persistence
+from tropescan.card import card
+from tropescan.evaluation import choose_thresholds, measure
+from tropescan.fitting import Logits
+from tropescan.training import calibrate, cascade, kept, passing
+
+
+def main() -> None:
+    """Reads, fits and writes."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("model")
+    options.add_argument("--labels", nargs="+", required=True)
+    options.add_argument("--extra", nargs="+", default=[])
+    options.add_argument("--texts", required=True)
+    options.add_argument("--unlabelled", type=int, default=0)
+    given = options.parse_args()
+    model = persistence.load(given.model)
+    passages = corpus.load(given.labels, given.texts, print)
+    held = persistence.out_of_source(model)
+    rows = [held.row[p.id] for p in passages]
+    if [held.digest[i] for i in rows] != [persistence.text_key(p.text) for p in passages]:
+        sys.exit("the labels are not those that the model was trained on")
+    logits = Logits(held.fast_outputs[rows], held.outputs[rows])
+    positive = np.array([int(p.positive) for p in passages])
+    passed = passing(model.gate, [p.text for p in passages])
+    calibration, floor = calibrate(logits, positive, passed)
+    scores = cascade(logits, calibration, floor, passed)
+    sources = [p.source for p in passages]
+    thresholds = {depth: choose_thresholds(positive, score, sources) for depth, score in scores.items()}
+    outputs = {"full": logits.encoder, "fast": logits.fast}
+    reports = {d: measure(passages, s, thresholds[d], kept(outputs[d], s)) for d, s in scores.items()}
+    extra = corpus.load(given.extra, given.texts, print) if given.extra else []
+    config = model.config | {"calibration": {d: vars(c) for d, c in calibration.items()}, "fast_floor": floor}
+    told = card(
+        model.name, config["encoder"], passages, extra, given.unlabelled, reports, int(passed[positive == 1].sum())
+    )
+    ids, texts = [p.id for p in passages], [p.text for p in passages]
+    fingerprint = persistence.save(
+        model.folder,
+        model.name,
+        config=config,
+        thresholds=thresholds,
+        gate=model.gate,
+        fast=model.fast,
+        encoder=model.encoder,
+        card=told,
+        held=persistence.format_out_of_source(ids, texts, scores["fast"], scores["full"], logits.encoder, logits.fast),
+    )
+    print(f"{model.folder}: {fingerprint}")
+    for depth, report in reports.items():
+        print(report.markdown_row(depth))
+
+
+if __name__ == "__main__":
+    main()
