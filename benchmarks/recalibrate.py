@@ -11,13 +11,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-import numpy as np
-
 from tropescan import corpus, persistence
-from tropescan.card import card
-from tropescan.evaluation import choose_thresholds, measure
 from tropescan.fitting import Logits
-from tropescan.training import calibrate, cascade, kept, passing
+from tropescan.training import finish
 
 
 def main() -> None:
@@ -35,33 +31,20 @@ def main() -> None:
     rows = [held.row[p.id] for p in passages]
     if [held.digest[i] for i in rows] != [persistence.text_key(p.text) for p in passages]:
         sys.exit("the labels are not those that the model was trained on")
-    logits = Logits(held.fast_outputs[rows], held.outputs[rows])
-    positive = np.array([int(p.positive) for p in passages])
-    passed = passing(model.gate, [p.text for p in passages])
-    calibration, floor = calibrate(logits, positive, passed)
-    scores = cascade(logits, calibration, floor, passed)
-    sources = [p.source for p in passages]
-    thresholds = {depth: choose_thresholds(positive, score, sources) for depth, score in scores.items()}
-    outputs = {"full": logits.encoder, "fast": logits.fast}
-    reports = {d: measure(passages, s, thresholds[d], kept(outputs[d], s)) for d, s in scores.items()}
     extra = corpus.load(given.extra, given.texts, print) if given.extra else []
-    config = model.config | {"calibration": {d: vars(c) for d, c in calibration.items()}, "fast_floor": floor}
-    told = card(
-        model.name, config["encoder"], passages, extra, given.unlabelled, reports, int(passed[positive == 1].sum())
-    )
-    ids, texts = [p.id for p in passages], [p.text for p in passages]
-    fingerprint = persistence.save(
+    reports = finish(
         model.folder,
         model.name,
-        config=config,
-        thresholds=thresholds,
+        passages,
+        extra,
+        given.unlabelled,
+        Logits(held.fast_outputs[rows], held.outputs[rows]),
+        config=model.config,
         gate=model.gate,
         fast=model.fast,
         encoder=model.encoder,
-        card=told,
-        held=persistence.format_out_of_source(ids, texts, scores["fast"], scores["full"], logits.encoder, logits.fast),
     )
-    print(f"{model.folder}: {fingerprint}")
+    print(f"{model.folder}: {persistence.load(model.folder).fingerprint}")
     for depth, report in reports.items():
         print(report.markdown_row(depth))
 

@@ -20,9 +20,8 @@ TARGET = 1000
 REACH = 180
 """How far in bytes a cut may move from its even place; 2 * REACH < 2/3 * TARGET keeps the cuts in order."""
 
-_STRETCH = (
-    4 << 20
-)  # bytes whose characters are counted at a time: a place each would take eight times a document's size
+_STRETCH = 4 << 20
+"""Bytes whose characters are counted at a time: a place for each would take eight times a document's size."""
 _CHUNK = 2048  # cuts judged at a time: the work arrays stay in the cache
 
 _SPACE = np.zeros(256, bool)

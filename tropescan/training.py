@@ -98,56 +98,72 @@ def train(
     passed = passing(gate, [p.text for p in passages])
     say(f"gate passes {int(passed[positive == 1].sum())} of {int(positive.sum())} positive passages")
     _check(passages, positive, passed, folder)
-    say("running the encoder's lower layers (a few minutes on a CPU)")
+    say("running what lies below the encoder's tuned layers")
     itself, logits = fit_all(gathered(passages, extra, unlabelled), ENCODER, len(passages))
-    sources = [p.source for p in passages]
+    words, tuned = itself.lexicon, itself.tuned
+    return finish(
+        folder,
+        name,
+        passages,
+        extra,
+        len(unlabelled),
+        logits,
+        config={
+            "audit": audit,
+            "encoder": ENCODER,
+            "hit_floor": 0.05,
+            "passage": {"target": cutting.TARGET, "reach": cutting.REACH},
+            "outputs": list(OUTPUTS),
+            "training_sources": sorted({source_key(p.source) for p in [*passages, *extra]}),
+        },
+        gate=gate,
+        fast={"keys": words.known, "idf": words.idf, "weights": words.weights.astype(np.float16), "bias": words.bias},
+        encoder={**tuned.tensors, "weights": tuned.weights, "bias": tuned.bias},
+    )
+
+
+def finish(
+    folder: Path,
+    name: str,
+    passages: list[Passage],
+    extra: list[Passage],
+    unlabelled: int,
+    logits: Logits,
+    *,
+    config: dict[str, Any],
+    gate: str,
+    fast: dict[str, Any],
+    encoder: dict[str, Any],
+) -> dict[str, Report]:
+    """Calibrates fitted tiers by their out-of-source `logits` of `passages`, chooses thresholds, writes the folder and returns its reports by depth.
+
+    `config` is all of config.json but what is fitted here; `extra` and `unlabelled` (how many) are told in the card.
+    """
+    positive = np.array([int(p.positive) for p in passages])
+    texts, sources = [p.text for p in passages], [p.source for p in passages]
+    passed = passing(gate, texts)
     calibration, floor = calibrate(logits, positive, passed)
     scores = cascade(logits, calibration, floor, passed)
     thresholds = {depth: choose_thresholds(positive, score, sources) for depth, score in scores.items()}
-    reports = {
-        depth: measure(
-            passages, score, thresholds[depth], kept(logits.encoder if depth == "full" else logits.fast, score)
-        )
-        for depth, score in scores.items()
-    }
-    config = {
-        "audit": audit,
-        "calibration": {d: vars(c) for d, c in calibration.items()},
-        "encoder": ENCODER,
-        "fast_floor": floor,
-        "hit_floor": 0.05,
-        "passage": {"target": cutting.TARGET, "reach": cutting.REACH},
-        "outputs": list(OUTPUTS),
-        "training_sources": sorted({source_key(p.source) for p in [*passages, *extra]}),
-    }
-    words, tuned = itself.lexicon, itself.tuned
+    outputs = {"fast": logits.fast, "full": logits.encoder}
+    reports = {d: measure(passages, s, thresholds[d], _kept(outputs[d], s)) for d, s in scores.items()}
     persistence.save(
         folder,
         name,
-        config=config,
+        config=config | {"calibration": {d: vars(c) for d, c in calibration.items()}, "fast_floor": floor},
         thresholds=thresholds,
         gate=gate,
-        fast={
-            "keys": words.known,
-            "idf": words.idf,
-            "weights": words.weights.astype(np.float16),
-            "bias": words.bias,
-        },
-        encoder={**tuned.tensors, "weights": tuned.weights, "bias": tuned.bias},
-        card=card(name, ENCODER, passages, extra, len(unlabelled), reports, int(passed[positive == 1].sum())),
+        fast=fast,
+        encoder=encoder,
+        card=card(name, config["encoder"], passages, extra, unlabelled, reports, int(passed[positive == 1].sum())),
         held=persistence.format_out_of_source(
-            [p.id for p in passages],
-            [p.text for p in passages],
-            scores["fast"],
-            scores["full"],
-            logits.encoder,
-            logits.fast,
+            [p.id for p in passages], texts, scores["fast"], scores["full"], logits.encoder, logits.fast
         ),
     )
     return reports
 
 
-def kept(outputs: Floats, score: Floats) -> Floats:
+def _kept(outputs: Floats, score: Floats) -> Floats:
     """The outputs (n, outputs) of the passages that the cascade judges; of those that it refuses, what `evaluate` takes them for."""
     return np.where((score > 0)[:, None], outputs, unjudged())
 

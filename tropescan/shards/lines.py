@@ -52,14 +52,15 @@ def read(file: File, text: str, id: str, url: str, id_required: bool) -> Iterato
             continue
         if not line.strip():
             continue
-        document = _parse(line, text)
-        if document is None:
+        parsed = _parse(line, text)
+        if parsed is None:
             bad += 1
             continue
+        document, mended = parsed
         if not good or not {text, id} <= seen:
             seen |= document.keys()
         good += 1
-        pending.append((number, document, _odd(line, document[text]) if text in document else False))
+        pending.append((number, document, mended))
         size += len(line)
         if size >= _BATCH_BYTES or len(pending) >= _BATCH_ROWS:
             _require(file, seen, text, id, id_required)
@@ -115,32 +116,34 @@ def as_text(value: Any) -> str | None:
 
 def unicode(text: str) -> str:
     """The text with U+FFFD for every half of a surrogate pair, which no UTF-8 can hold."""
-    try:
-        text.encode()
-        return text
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def _parse(line: bytes, text: str) -> dict[str, Any] | None:
+def _parse(line: bytes, text: str) -> tuple[dict[str, Any], bool] | None:
+    """A line's document, and whether its text had to be mended; None where it is none. Only what orjson refuses can need mending."""
+    mended = False
     try:
-        document = loads(line)
-    except ValueError:
-        return None
+        document = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        mended = True
+        try:
+            document = loads(line)
+        except ValueError:
+            return None
     if not isinstance(document, dict) or not isinstance(document.get(text), str | None):
         return None
-    return document
+    return document, mended and _odd(line, document.get(text))
 
 
 def _odd(line: bytes, text: str | None) -> bool:
-    """Whether a text had to be mended: its line is no UTF-8, or it holds half a surrogate pair."""
-    if line.isascii() and b"\\u" not in line:
+    """Whether a text of a line that orjson refuses had to be mended: the line is no UTF-8, or it holds half a surrogate pair."""
+    if text is None:
         return False
     try:
         line.decode()
-        return text is not None and unicode(text) != text if b"\\ud" in line.lower() else False
     except UnicodeDecodeError:
-        return text is not None and "\N{REPLACEMENT CHARACTER}" in text
+        return "\N{REPLACEMENT CHARACTER}" in text
+    return unicode(text) != text
 
 
 def _require(file: File, seen: set[str], text: str, id: str, id_required: bool) -> None:
@@ -154,7 +157,10 @@ def _require(file: File, seen: set[str], text: str, id: str, id_required: bool) 
 def _batch(pending: list[tuple[int, dict[str, Any], bool]], text: str, id: str, url: str, bad: int) -> Batch:
     def column(key: str) -> pa.Array:
         values = [d.get(key) for _, d, _ in pending]
-        return pa.array([as_text(v) for v in values], pa.large_string())
+        try:
+            return pa.array([v if isinstance(v, str) else as_text(v) for v in values], pa.large_string())
+        except UnicodeEncodeError:
+            return pa.array([as_text(v) for v in values], pa.large_string())
 
     numbers = np.array([n for n, _, _ in pending], np.int64)
     repaired = sum(odd for _, _, odd in pending)
