@@ -7,9 +7,13 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.conftest import sample_documents, sample_labels
+from tropescan.detector import OUTPUTS, POSITIVE
+from tropescan.fitting import Logits
+from tropescan.training import calibrate
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -56,3 +60,17 @@ def test_train_twice_and_evaluate(labels: Path, tmp_path: Path, tropescan: Run) 
     assert full["passages"] == reports[0]["full"]["passages"] and 0.2 < full["average_precision"][0] <= 1
     shown = tropescan("evaluate", tmp_path / "one", "--labels", labels, "--depth", "fast").stdout
     assert "average precision" in shown and "are measured by models that saw none of their source" in shown
+
+
+def test_calibration_rests_on_the_passages_that_reach_the_tier() -> None:
+    random = np.random.default_rng(0)
+    positive = (random.random(400) < 0.3).astype(np.int64)
+    fast, encoder = (random.normal(positive[:, None] * 1.5, 1.0, (400, len(OUTPUTS))) for _ in range(2))
+    passed = random.random(400) < 0.8
+    calibration, floor = calibrate(Logits(fast, encoder), positive, passed)
+    refused = ~passed | (calibration["fast"].score(fast[:, POSITIVE]) < floor)
+    assert refused.sum() > (~passed).sum()
+    wild = np.where(refused[:, None], 9.0, encoder)
+    assert calibrate(Logits(np.where(passed[:, None], fast, -9.0), wild), positive, passed) == (calibration, floor)
+    mean = calibration["full"].score(fast[:, POSITIVE], encoder[:, POSITIVE])[~refused].mean()
+    assert abs(mean - positive[~refused].mean()) < 1e-3
