@@ -3,18 +3,21 @@
     python benchmarks/corpus.py --source ../shared/data/web --gb 0.5 --work /tmp/corpus     # shards to read
     python benchmarks/hosts.py /tmp/corpus/*/ [--depth fast|full] [--cores 1] [--repeat 5] [--limit 20000] [--report reports/hosts.md]
 
-Every host runs in a process of its own over one shard of --limit documents and over one of half as many, and does the same: read Parquet, hand
-every document through Python or Arrow as its users do, write nothing. What starts with the process (imports, the model, a cluster) is in both
-runs, so the difference is the time of the other half: that gives the documents a second; the rest is given as the start. Interleaved
-rounds, medians. A host that is not installed is left out and named. Prints Markdown.
+Every host runs in a process of its own and does the same: read Parquet, hand every document through Python or Arrow as its users do, write nothing.
+The process runs over a shard of half of --limit documents, to start all that starts once (imports, a cluster), then over it again and over a
+shard of all --limit, both timed. What every run starts anew (an executor, an actor with its model) is in both, so the difference is the time of
+the other half: that gives the documents a second; the rest is given as the start of a run. Interleaved rounds, medians of the rounds' own
+differences. A host that is not installed is left out and named. Prints Markdown.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -111,15 +114,14 @@ def ray_data(path: str, depth: str, step: bool) -> int:
 
     from tropescan.runners.ray import Annotate
 
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
+    if not ray.is_initialized():
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
     ray.data.DataContext.get_current().enable_progress_bars = False
     options: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": BATCH, "concurrency": 1}
     data = ray.data.read_parquet(path)
     what: dict[str, Any] = {"fn": Annotate, "fn_constructor_kwargs": {"depth": depth}} if step else {"fn": _Unchanged}
     data = data.map_batches(**what, **options)
-    count = sum(len(b) for b in data.iter_batches(batch_size=None, batch_format="pyarrow"))
-    ray.shutdown()
-    return count
+    return sum(len(b) for b in data.iter_batches(batch_size=None, batch_format="pyarrow"))
 
 
 HOSTS: dict[str, tuple[str, Callable[[str, str, bool], int]]] = {
@@ -151,26 +153,31 @@ def shards(folder: Path, limit: int, work: Path) -> tuple[list[Path], list[int]]
 
 
 def measured(paths: list[Path], counts: list[int], given: argparse.Namespace) -> dict[tuple[str, bool], list[float]]:
-    """Seconds of each host without and with the step: [start, seconds a document]."""
+    """Of each host without and with the step: [seconds a run takes to start, seconds a document], medians of the rounds."""
     there = [n for n, (needs, _) in HOSTS.items() if not needs or importlib.util.find_spec(needs)]
-    seconds: dict[tuple[str, bool, int], list[float]] = {}
+    found: dict[tuple[str, bool], list[tuple[float, float]]] = {}
     for number in range(given.repeat):
         for name in there:
             for step in (False, True):
-                for size, path in enumerate(paths):
-                    order = ["--host", name, "--depth", given.depth, *(["--step"] if step else [])]
-                    ran = run([sys.executable, __file__, str(path), *order], given.cores)
-                    if int(ran.out.split()[-1]) != counts[size]:
-                        raise SystemExit(f"{name} handed on {ran.out.strip()} documents of {counts[size]}")
-                    seconds.setdefault((name, step, size), []).append(ran.seconds)
+                order = ["--host", name, "--depth", given.depth, *(["--step"] if step else [])]
+                ran = run([sys.executable, __file__, *map(str, paths), *order], given.cores)
+                half, whole = json.loads(ran.out.splitlines()[-1])
+                if [half[0], whole[0]] != counts:
+                    raise SystemExit(f"{name} handed on {half[0]} and {whole[0]} documents of {counts}")
+                each = (whole[1] - half[1]) / (counts[1] - counts[0])
+                found.setdefault((name, step), []).append((whole[1] - each * counts[1], each))
         print(f"round {number + 1} of {given.repeat}", file=sys.stderr, flush=True)
-    found = {}
-    for name in there:
-        for step in (False, True):
-            half, whole = (median(seconds[name, step, size]) for size in (0, 1))
-            each = (whole - half) / (counts[1] - counts[0])
-            found[name, step] = [whole - each * counts[1], each]
-    return found
+    return {key: [median([r[i] for r in rounds]) for i in (0, 1)] for key, rounds in found.items()}
+
+
+def timed(host: Callable[[str, str, bool], int], paths: list[str], depth: str, step: bool) -> list[tuple[int, float]]:
+    """Documents and seconds of a run over each shard, after one over the first that is not timed."""
+    host(paths[0], depth, step)
+    told = []
+    for path in paths:
+        begun = time.perf_counter()
+        told.append((host(path, depth, step), time.perf_counter() - begun))
+    return told
 
 
 def lines(found: dict[tuple[str, bool], list[float]], counts: list[int], given: argparse.Namespace) -> list[str]:
@@ -195,7 +202,7 @@ def lines(found: dict[tuple[str, bool], list[float]], counts: list[int], given: 
         + ", ".join(f"{n} {v}" for n in ("datatrove", "datasets", "ray") if (v := page._version(n)))
         + ".",
         "",
-        *page.table([*head, "of it, host's own share", "start, s"], rows),
+        *page.table([*head, "of it, host's own share", "start of a run, s"], rows),
         "",
         "'host' is what it costs to take a document through the host with no step of ours, 'step' what the step adds, 'host's own share' what the step "
         "adds beyond what it adds to the plain function (lists and dicts made, metadata, serialisation; negative: less). Ray's own processes run on "
@@ -206,7 +213,7 @@ def lines(found: dict[tuple[str, bool], list[float]], counts: list[int], given: 
 def main() -> None:
     """Measures and prints; with --host, is one of the processes measured."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument("shards", type=Path)
+    options.add_argument("shards", type=Path, nargs="+")
     options.add_argument("--depth", choices=("fast", "full"), default="fast")
     options.add_argument("--cores", type=int, default=1)
     options.add_argument("--repeat", type=int, default=5)
@@ -216,10 +223,10 @@ def main() -> None:
     options.add_argument("--step", action="store_true", help=argparse.SUPPRESS)
     given = options.parse_args()
     if given.host:
-        print(HOSTS[given.host][1](str(given.shards), given.depth, given.step))
+        print(json.dumps(timed(HOSTS[given.host][1], list(map(str, given.shards)), given.depth, given.step)))
         return
     with tempfile.TemporaryDirectory() as work:
-        paths, counts = shards(given.shards, given.limit, Path(work))
+        paths, counts = shards(given.shards[0], given.limit, Path(work))
         text = lines(measured(paths, counts, given), counts, given)
     if given.report:
         given.report.write_text("\n".join(["# Hosts", "", *text, ""]))

@@ -1,9 +1,9 @@
 """Fits a model's calibration, fast floor and thresholds again, as `tropescan train` does, from the out-of-source outputs that its folder keeps.
 
-    python benchmarks/recalibrate.py MODEL --labels FILE... --extra FILE... --texts DIR --unlabelled N
+    python benchmarks/recalibrate.py MODEL --labels FILE... --extra FILE... --texts DIR --refused N --unlabelled N
 
-For a change of calibration alone: neither tier is trained. `--labels` must be those that the model was trained on, in their order; `--extra` and
-`--unlabelled`, how many passages the fast tier learned from the encoder on, are told in the card. Writes the folder in place.
+For a change of calibration alone: neither tier is trained. `--labels` must be those that the model was trained on, in their order; `--extra`,
+`--refused` and `--unlabelled`, how many such passages it was trained on, are told in the card. Writes the folder in place.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import argparse
 import sys
 
 from tropescan import corpus, persistence
-from tropescan.fitting import Logits
+from tropescan.fits import Logits
 from tropescan.training import finish
 
 
@@ -23,6 +23,7 @@ def main() -> None:
     options.add_argument("--labels", nargs="+", required=True)
     options.add_argument("--extra", nargs="+", default=[])
     options.add_argument("--texts", required=True)
+    options.add_argument("--refused", type=int, default=0)
     options.add_argument("--unlabelled", type=int, default=0)
     given = options.parse_args()
     model = persistence.load(given.model)
@@ -37,7 +38,7 @@ def main() -> None:
         model.name,
         passages,
         extra,
-        given.unlabelled,
+        (given.refused, given.unlabelled),
         Logits(held.fast_outputs[rows], held.outputs[rows]),
         config=model.config,
         gate=model.gate,

@@ -23,7 +23,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.conftest import EVIL, PLAIN, SAMPLE, write_shard
+from tests.conftest import EVIL, PLAIN, SAMPLE, python, write_shard
 from tropescan import persistence, shards
 from tropescan.cli import main
 from tropescan.errors import CorpusChanged, NotScanned, OutputError, RuleError
@@ -683,6 +683,35 @@ def test_a_killed_run_goes_on(tmp_path: Path, tropescan: Run) -> None:
         )
         == [(16, 16, 16)] * 2
     )
+
+
+@pytest.mark.parametrize("mode", ["drop", "mask", "weights"])
+def test_a_huge_row_group_never_lies_in_memory_whole(tmp_path: Path, mode: str) -> None:
+    folder, block, count = tmp_path / "in", PLAIN * 1000, 16_000
+    folder.mkdir()
+    texts = pa.chunked_array(
+        [pa.array([f"{i} {block}" for i in range(400)])] * (count // 400)
+    )  # the same 37 MB again and again
+    whole = pa.table({"id": [f"a-{i}" for i in range(count)], "text": texts})
+    pq.write_table(whole, folder / "a.parquet", row_group_size=count, compression="zstd", use_dictionary=False)
+    with pq.ParquetFile(folder / "a.parquet") as file:
+        assert file.num_row_groups == 1 and (size := file.metadata.row_group(0).total_byte_size) > 1.4e9
+    known = {i: {"score": 0.9, "spans": [(0, 30)]} for i in range(0, count, 1000)}
+    store = stored(folder, tmp_path / "x.duckdb", {"a.parquet": known})
+    how = ["weights", folder, "--rule", "CASE WHEN score >= 0.5 THEN 0.1 ELSE 1 END"]
+    how = how if mode == "weights" else ["filter", folder, "--where", RULE, "--mode", mode, "--workers", 1]
+    command = [*how, "--db", store.path, "--out", tmp_path / "out"]
+    code = f"""
+import resource, subprocess, sys
+code = subprocess.run([sys.executable, "-m", "tropescan", *{list(map(str, command))!r}]).returncode
+print(code, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+"""
+    done = python(code)
+    ended, peak = map(int, done.stdout.splitlines()[-1].split())
+    assert ended == 0, done.stderr
+    assert 1024 * peak < 0.9 * size, f"{1024 * peak / 1e9:.2f} GB for a row group of {size / 1e9:.2f} GB"
+    with pq.ParquetFile(next((tmp_path / "out").rglob("a*.parquet"))) as file:
+        assert file.metadata.num_rows == (count - 16 if mode == "drop" else count)
 
 
 def test_no_space_left_is_one_line(tmp_path: Path, tropescan: Run) -> None:

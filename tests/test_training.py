@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.conftest import sample_documents, sample_labels
+from tests.conftest import PLAIN, sample_documents, sample_labels, write_shard
 from tropescan.detector import OUTPUTS, POSITIVE
-from tropescan.fitting import Logits
+from tropescan.fits import Logits
 from tropescan.training import calibrate
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -37,13 +41,35 @@ def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_train_twice_and_evaluate(labels: Path, tmp_path: Path, tropescan: Run) -> None:
-    reports = []
+def cut_off(command: list[str], folder: Path, tmp: Path) -> list[Path]:
+    """Kills a training, whole, as soon as one of its fits is there; what it left."""
+    tmp.mkdir()
+    with subprocess.Popen(
+        command, stderr=subprocess.DEVNULL, env=os.environ | {"TMPDIR": str(tmp)}, start_new_session=True
+    ) as run:
+        while run.poll() is None and not list(folder.glob(".fits-*/*.safetensors")):
+            time.sleep(0.05)
+        os.killpg(run.pid, signal.SIGKILL)
+    assert not (folder / "manifest.json").exists()
+    return sorted(folder.glob(".fits-*/*.safetensors"))
+
+
+def test_train_twice_cut_off_once_and_evaluate(labels: Path, tmp_path: Path, tropescan: Run) -> None:
+    reports, said = [], []
+    (tmp_path / "plain").mkdir()
+    write_shard(tmp_path / "plain" / "a.parquet", [f"{PLAIN} And {n} more." for n in range(20)])
+    options = ["--labels", str(labels), "--refused", str(tmp_path / "plain"), "--name", "mine", "--json"]
+    command = [sys.executable, "-m", "tropescan", "train", *options, "--out", str(tmp_path / "two")]
+    left = cut_off(command, tmp_path / "two", tmp_path / "tmp")
+    assert 1 <= len(left) < 4
     for name in ("one", "two"):
-        done = tropescan("train", "--labels", labels, "--out", tmp_path / name, "--name", "mine", "--json")
+        done = tropescan("train", *options, "--out", tmp_path / name)
         assert done.returncode == 0, done.stderr
         reports.append(json.loads(done.stdout))
-    assert reports[0] == reports[1]
+        said.append(done.stderr)
+        assert "refused by the gate, taken as not positive: 20 passages" in done.stderr
+    assert f"{len(left)} of 4 fits are there from a run that was cut off" in said[1] and "fits are" not in said[0]
+    assert reports[0] == reports[1] and not list(tmp_path.glob("*/.fits-*"))
     for file in (
         "config.json",
         "fast.safetensors",

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from tests.conftest import ROOT
-from tropescan import corpus, fitting, tuning
+from tropescan import corpus, fits, fitting, material, tuning
 from tropescan.detector import OUTPUTS, POSITIVE, Heads
 from tropescan.embedding import SentenceEncoder
 from tropescan.errors import DamagedModel
@@ -63,18 +63,18 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Work:
     passages = [p for p in written if p.positive and p.deciding][:20] + [p for p in written if not p.positive][:20]
     texts, target, deciding = [p.text for p in passages], corpus.targets(passages), [p.deciding for p in passages]
     states = tmp_path_factory.mktemp("tuning") / "states"
-    bench, rows, said = Bench(texts, ENCODER, states, threads=1), np.arange(40), list[str]()
+    bench, rows, ones, said = Bench(texts, ENCODER, states, threads=1), np.arange(40), np.ones(40), list[str]()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tuning, "EPOCHS", 1)
         patch.setattr(tuning, "RATE", 0.0)
         patch.setattr(tuning, "HEAD_RATE", 0.0)
-        untuned = bench.fit(rows[:1], target, deciding, quiet)
+        untuned = bench.fit(rows[:1], ones[:1], target, deciding, quiet)
         patch.undo()
         patch.setattr(tuning, "EPOCHS", 2)
         patch.setattr(tuning, "BATCH", 4)  # 20 steps on so few passages,
         patch.setattr(tuning, "HEAD_RATE", 5e-3)  # and longer ones, for the heads and queries begin at random
-        tuned = bench.fit(rows, target, deciding, said.append)
-        unguided = bench.fit(rows, target, [()] * 40, quiet)
+        tuned = bench.fit(rows, ones, target, deciding, said.append)
+        unguided = bench.fit(rows, ones, target, [()] * 40, quiet)
     return Work(passages, texts, target, deciding, rows, states, bench, untuned, tuned, unguided, said)
 
 
@@ -96,10 +96,10 @@ def test_a_second_bench_takes_the_states_that_are_there(work: Work, tmp_path: Pa
 
 def test_tuning_twice_gives_the_same_tensors(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning, "EPOCHS", 1)
-    some = work.rows[12:28]
-    one = work.bench.fit(some, work.target, work.deciding, quiet)
-    other = work.bench.fit(some, work.target, work.deciding, quiet, seed=1)
-    two = Bench(work.texts, ENCODER, work.states, threads=1).fit(some, work.target, work.deciding, quiet)
+    some, ones = work.rows[12:28], np.ones(16)
+    one = work.bench.fit(some, ones, work.target, work.deciding, quiet)
+    other = work.bench.fit(some, ones, work.target, work.deciding, quiet, seed=1)
+    two = Bench(work.texts, ENCODER, work.states, threads=1).fit(some, ones, work.target, work.deciding, quiet)
     assert same(one, two) and not same(one, other)
     assert {k.split(".")[1] for k in one.tensors if k != "queries"} == set("012345")
     assert {str(v.dtype) for k, v in one.tensors.items() if k != "queries"} == {"float16"}
@@ -115,7 +115,11 @@ def test_what_is_judged_depends_neither_on_the_batch_nor_on_what_was_tuned_befor
 
 
 def test_tuning_separates_what_it_is_tuned_on(work: Work) -> None:
-    loss = [float(re.fullmatch(r"epoch \d of 2: mean loss (\d+\.\d+)", line)[1]) for line in work.said]  # type: ignore[index]
+    loss = [
+        float(re.fullmatch(r"epoch \d of 2, 100%: mean loss (\d+\.\d+)", line)[1])
+        for line in work.said
+        if "100%" in line
+    ]  # type: ignore[index]
     assert len(loss) == 2 and loss[1] < 0.9 * loss[0]
     positive = work.target[:, POSITIVE]
     before, after = (work.bench.logits(t, work.rows)[:, POSITIVE] for t in (work.untuned, work.tuned))
@@ -223,29 +227,39 @@ def labels(sources: list[str], name: str) -> list[corpus.Passage]:
 
 
 @settings(max_examples=100, deadline=None)
-@given(SOURCES, SOURCES, SOURCES)
-def test_no_unlabelled_passage_of_a_source_left_out_is_fitted_on(
-    measured: list[str], extra: list[str], free: list[str]
+@given(SOURCES, SOURCES, SOURCES, SOURCES)
+def test_no_passage_of_a_source_left_out_is_fitted_on(
+    measured: list[str], extra: list[str], refused: list[str], free: list[str]
 ) -> None:
-    unlabelled = [(f"u{i}", s) for i, s in enumerate(free)]
-    found = fitting.gathered(labels(measured, "m"), labels([s + "'" for s in extra], "e"), unlabelled)
-    assert found.labelled == len(measured) + len(extra) and len(found.fold) == len(found.texts)
-    assert found.texts[found.labelled :] == [text for text, _ in unlabelled]
-    sources = [*measured, *[s + "'" for s in extra], *free]
-    for fold in range(fitting.FOLDS):
+    found = material.gathered(
+        labels(measured, "m"),
+        labels(extra, "e"),
+        [(f"r{i}", s) for i, s in enumerate(refused)],
+        [(f"u{i}", s) for i, s in enumerate(free)],
+    )
+    assert found.measured == len(measured) and found.labelled == found.measured + len(extra)
+    assert found.tuning == found.labelled + len(refused) == len(found.target) == len(found.share) == len(found.deciding)
+    assert found.texts[found.labelled :] == [f"r{i}" for i in range(len(refused))] + [f"u{i}" for i in range(len(free))]
+    assert not found.target[found.labelled :, POSITIVE].any()
+    sources = [*measured, *extra, *refused, *free]
+    for fold in range(material.FOLDS):
         out = {s for s, f in zip(measured, found.fold, strict=False) if f == fold}
         fitted = {s for s, f in zip(sources, found.fold, strict=True) if f != fold}
         assert not out & fitted
         assert {s for s in sources if s not in out} == fitted  # and nothing else is left out
 
 
-@settings(max_examples=30, deadline=None)
-@given(SOURCES, SOURCES)
-def test_no_extra_passage_of_a_source_left_out_is_fitted_on(measured: list[str], extra: list[str]) -> None:
-    found = fitting.gathered(labels(measured, "m"), labels(extra, "e"), [])
-    for fold in range(fitting.FOLDS):
-        out = {s for s, f in zip(measured, found.fold, strict=False) if f == fold}
-        assert not out & {s for s, f in zip(found.sources, found.fold, strict=True) if f != fold}
+@settings(max_examples=5, deadline=None)
+@given(st.lists(st.sampled_from([0.15, 0.25, 0.4, 1.0]), min_size=16, max_size=40))
+def test_a_passage_is_tuned_on_in_its_share_of_the_epochs(work: Work, share: list[float]) -> None:
+    taken: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tuning, "EPOCHS", 20)
+        patch.setattr(Bench, "_shuffled", lambda self, rows, rng: taken.extend(rows.tolist()) or [])
+        with pytest.raises(ZeroDivisionError):
+            work.bench.fit(work.rows[: len(share)], np.array(share), work.target, work.deciding, quiet)
+    times = np.bincount(taken, minlength=len(share))[: len(share)]
+    assert (np.abs(times - 20 * np.array(share)) < 1).all()
 
 
 def test_a_word_of_a_source_left_out_is_not_learned(
@@ -255,13 +269,18 @@ def test_a_word_of_a_source_left_out_is_not_learned(
     passages = [replace(p, source=f"s{i % 9}") for i, p in enumerate(work.passages)]
     free = [(f"Zyxwvut {i} came. {p.text}", "s0") for i, p in enumerate(passages[:4])]
     free += [(f"Qponmlk {i} came. {p.text}", "elsewhere") for i, p in enumerate(passages[:4])]
-    gathered = fitting.gathered(passages, [], free)
+    gathered = material.gathered(passages, [], [], free)
     bench = Bench(gathered.texts, ENCODER, tmp_path / "states", threads=1)
     own, known = int(gathered.fold[0]), {}
-    for fold in (own, (own + 1) % fitting.FOLDS):
-        fitted = fitting.fit(gathered, bench, len(passages), fold, lambda line: None)
+    for fold in (own, (own + 1) % material.FOLDS):
+        fitted = fitting.fit(gathered, bench, fold, quiet)
         key, _, _ = words(np.frombuffer(b"zyxwvut qponmlk\n", np.uint8))
         known[fold] = (fitted.lexicon.find(key) >= 0).tolist()
         outside = int((gathered.fold[: len(passages)] == fold).sum())
         assert fitted.judged.fast.shape == fitted.judged.encoder.shape == (outside, len(OUTPUTS)) and outside
-    assert known == {own: [False, True], (own + 1) % fitting.FOLDS: [True, True]}
+        fits.keep(fitted, tmp_path / "fit.safetensors")
+        back = fits.restored(tmp_path / "fit.safetensors")
+        assert same(back.tuned, fitted.tuned) and back.judged.fast.tobytes() == fitted.judged.fast.tobytes()
+        texts = fitting.packed(gathered.texts)
+        assert back.lexicon.logits(*texts).tobytes() == fitted.lexicon.logits(*texts).tobytes()
+    assert known == {own: [False, True], (own + 1) % material.FOLDS: [True, True]}

@@ -6,7 +6,7 @@ from typing import Any
 
 from tropescan.corpus import Passage
 from tropescan.evaluation import Report, spell
-from tropescan.fitting import FOLDS
+from tropescan.material import FOLDS
 
 
 def card(
@@ -14,11 +14,15 @@ def card(
     encoder: dict[str, Any],
     passages: list[Passage],
     extra: list[Passage],
-    unlabelled: int,
+    unread: tuple[int, int],
     reports: dict[str, Report],
     passed: int,
 ) -> str:
-    """The card in Markdown. `passed` of the positive `passages` pass the gate; `reports` are out of source, by depth."""
+    """The card in Markdown.
+
+    `unread`: how many passages that the gate refuses, and unlabelled ones, were learned from. `passed` of the positive `passages` pass the gate;
+    `reports` are out of source, by depth.
+    """
     positive, sources = sum(p.positive for p in passages), len({p.source for p in passages})
     twice = sum(len(p.readings) > 1 for p in passages)
     figures = "\n".join(r.markdown_row(depth) for depth, r in reports.items())
@@ -45,8 +49,9 @@ has several, with intervals), and audit what you act on.
 
 Made by `tropescan train` (seeds fixed) from {len(passages):,} public passages of {sources} sources, {positive} of them positive,
 {twice:,} with two or more independent readings; and fitted, but neither calibrated nor measured, on {len(extra):,} passages written
-for training, {sum(p.positive for p in extra)} of them positive. The fast tier also learned from the encoder's view of {unlabelled:,} unlabelled
-passages. The labels are readings by language models under the project's codebook. The texts are not in this folder.
+for training, {sum(p.positive for p in extra)} of them positive. The encoder also learned that {unread[0]:,} passages drawn from ordinary text
+that the gate refuses are not positive, and the fast tier learned from the encoder's view of {unread[1]:,} unlabelled passages. The labels are
+readings by language models under the project's codebook. The texts are not in this folder.
 
 - gate.txt: terms; passes {passed} of the {positive} positive passages, with which in view it was chosen.
 - fast.safetensors: logistic regressions on words and word pairs (TF-IDF), hashed to 64 bits.

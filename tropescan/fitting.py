@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,29 +17,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from tropescan.corpus import Passage, folds, targets
 from tropescan.detector import OUTPUTS, probabilities
+from tropescan.fits import Fitted, Logits, keep, restored
 from tropescan.lexicon import Keys, Lexicon, gather, keys, placeable
+from tropescan.material import FOLDS, Corpus
 from tropescan.pointers import Say
 from tropescan.schema import Bytes, Floats, Ints, buffers, texts
-from tropescan.tuning import Bench, Tuned
+from tropescan.tuning import Bench
 
 MIN_PASSAGES = 3  # a word or pair seen in fewer passages is left out
 FAST_C = 20.0  # inverse regularisation strength, chosen by average precision out of source (reports/log.md)
-FOLDS = 3
-KEEP = {
-    0: 0.15,
-    1: 0.4,
-}  # share of an intensity's public passages that the encoder is tuned on: most of them teach it nothing
 SOFT = 2.0  # weight of an unlabelled passage, judged by the encoder, against a labelled one in fitting the fast tier (reports/log.md)
-
-
-@dataclass(frozen=True)
-class Logits:
-    """All outputs (n, outputs) of the two tiers, out of source: each row by models that saw no passage of its source."""
-
-    fast: Floats
-    encoder: Floats
 
 
 def packed(written: list[str]) -> tuple[Bytes, Ints]:
@@ -87,55 +74,14 @@ def fit_lexicon(texts: list[str], target: Floats, weight: Floats) -> Lexicon:
     return Lexicon(known, idf, weights, bias)
 
 
-@dataclass(frozen=True)
-class Corpus:
-    """What a model is fitted on: labelled passages, then unlabelled ones, by number; `fold` is -1 for those that no fold leaves out."""
-
-    texts: list[str]
-    target: Ints
-    deciding: list[tuple[tuple[int, int], ...]]
-    intensity: Ints
-    sources: list[str]
-    labelled: int
-    fold: Ints
-
-
-def gathered(passages: list[Passage], extra: list[Passage], unlabelled: list[tuple[str, str]]) -> Corpus:
-    """The corpus of labelled passages, of extra ones, and of unlabelled (text, source); folds keep sources apart, unlabelled ones too."""
-    both = [*passages, *extra]
-    fold = np.full(len(both) + len(unlabelled), -1)
-    fold[: len(passages)] = folds([p.source for p in passages], FOLDS)
-    where = {p.source: int(f) for p, f in zip(passages, fold, strict=False)}
-    fold[len(passages) :] = [where.get(s, -1) for s in [*[p.source for p in extra], *[s for _, s in unlabelled]]]
-    return Corpus(
-        texts=[p.text for p in both] + [text for text, _ in unlabelled],
-        target=targets(both),
-        deciding=[p.deciding for p in both],
-        intensity=np.array([p.intensity for p in both]),
-        sources=[p.source for p in both],
-        labelled=len(both),
-        fold=fold,
-    )
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """Both tiers fitted on all sources but those of a fold, and their outputs (n, outputs) for the measured passages of that fold."""
-
-    lexicon: Lexicon
-    tuned: Tuned
-    judged: Logits
-
-
-def fit(corpus: Corpus, bench: Bench, measured: int, fold: int, say: Say) -> Fitted:
+def fit(corpus: Corpus, bench: Bench, fold: int, say: Say) -> Fitted:
     """The encoder on the labels, the fast tier on the labels and on the encoder's view of unlabelled passages; `fold` -1 leaves nothing out."""
     inside = np.flatnonzero((corpus.fold != fold) | (fold < 0))
-    outside = np.flatnonzero(corpus.fold[:measured] == fold) if fold >= 0 else np.zeros(0, np.int64)
-    known, free = inside[inside < corpus.labelled], inside[inside >= corpus.labelled]
-    share = np.array([KEEP.get(int(k), 1.0) if i < measured else 1.0 for i, k in enumerate(corpus.intensity)])
-    kept = known[(np.random.default_rng(0).random(corpus.labelled) < share)[known]]
-    say(f"tuning the encoder on {len(kept)} passages, {len(outside)} to judge")
-    tuned = bench.fit(kept, corpus.target, corpus.deciding, say)
+    outside = np.flatnonzero(corpus.fold[: corpus.measured] == fold) if fold >= 0 else np.zeros(0, np.int64)
+    known, free = inside[inside < corpus.labelled], inside[inside >= corpus.tuning]
+    taught = inside[inside < corpus.tuning]
+    say(f"tuning the encoder on {len(taught)} passages, {len(outside)} to judge")
+    tuned = bench.fit(taught, corpus.share[taught], corpus.target, corpus.deciding, say)
     lexicon = fit_lexicon(
         [corpus.texts[i] for i in (*known, *free)],
         np.concatenate([corpus.target[known].astype(np.float64), probabilities(bench.logits(tuned, free))]),
@@ -145,46 +91,58 @@ def fit(corpus: Corpus, bench: Bench, measured: int, fold: int, say: Say) -> Fit
     return Fitted(lexicon, tuned, Logits(fast, bench.logits(tuned, outside)))
 
 
-def fit_all(corpus: Corpus, reference: dict[str, Any], measured: int) -> tuple[Fitted, Logits]:
-    """The model itself, and the outputs of the first `measured` passages, each by models that saw no passage of its source.
+def fit_all(corpus: Corpus, reference: dict[str, Any], kept: Path, say: Say) -> tuple[Fitted, Logits]:
+    """The model itself, and the outputs of the measured passages, each by models that saw no passage of its source.
 
-    Raises InputError where the temporary folder has no room for the lower layers' states.
+    What is fitted goes to the folder `kept` at once, and is taken from there when the same is asked for again. Raises InputError where the
+    temporary folder has no room for the lower layers' states.
     """
     with TemporaryDirectory(prefix="tropescan-") as folder:
+        todo = [fold for fold in (-1, *range(FOLDS)) if not _path(kept, fold).is_file()]  # the longest first
+        if len(todo) <= FOLDS:
+            say(f"{FOLDS + 1 - len(todo)} of {FOLDS + 1} fits are there from a run that was cut off")
         states = Path(folder) / "states"
-        Bench(corpus.texts, reference, states)
+        if todo:
+            say("running what lies below the encoder's tuned layers")
+            Bench(corpus.texts, reference, states)
         pool = ProcessPoolExecutor(
             min(len(os.sched_getaffinity(0)), FOLDS + 1),
             multiprocessing.get_context("spawn"),
             _open,
-            (corpus, reference, states, measured),
+            (corpus, reference, states, kept),
         )
-        jobs = {pool.submit(_one, fold): fold for fold in (-1, *range(FOLDS))}  # the longest first
-        logits = Logits(np.zeros((measured, len(OUTPUTS))), np.zeros((measured, len(OUTPUTS))))
+        jobs = [pool.submit(_one, fold) for fold in todo]
         try:
             for done in as_completed(jobs):
-                fitted, outside = done.result(), np.flatnonzero(corpus.fold[:measured] == jobs[done])
-                if jobs[done] < 0:
-                    itself = fitted
-                else:
-                    logits.fast[outside], logits.encoder[outside] = fitted.judged.fast, fitted.judged.encoder
+                done.result()
         except BaseException:
             for process in multiprocessing.active_children():  # nobody waits an hour for a run that is lost
                 process.terminate()
             raise
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
-        return itself, logits
+    logits = Logits(np.zeros((corpus.measured, len(OUTPUTS))), np.zeros((corpus.measured, len(OUTPUTS))))
+    for fold in range(FOLDS):
+        outside, judged = np.flatnonzero(corpus.fold[: corpus.measured] == fold), restored(_path(kept, fold)).judged
+        logits.fast[outside], logits.encoder[outside] = judged.fast, judged.encoder
+    return restored(_path(kept, -1)), logits
 
 
-_here: list[tuple[Corpus, Bench, int]] = []  # what this process works on
+def _path(kept: Path, fold: int) -> Path:
+    return kept / (f"fold-{fold + 1}.safetensors" if fold >= 0 else "itself.safetensors")
 
 
-def _open(corpus: Corpus, reference: dict[str, Any], states: Path, measured: int) -> None:
+_here: list[tuple[Corpus, Bench, Path]] = []  # what this process works on
+
+
+def _open(corpus: Corpus, reference: dict[str, Any], states: Path, kept: Path) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers itself
-    _here.append((corpus, Bench(corpus.texts, reference, states, threads=1), measured))
+    _here.append((corpus, Bench(corpus.texts, reference, states, threads=1), kept))
 
 
-def _one(fold: int) -> Fitted:
+def _one(fold: int) -> None:
+    corpus, bench, kept = _here[0]
     label = f"fold {fold + 1} of {FOLDS}" if fold >= 0 else "the model itself"
-    return fit(*_here[0], fold, lambda line: print(f"{label}: {line}", file=sys.stderr, flush=True))
+    keep(
+        fit(corpus, bench, fold, lambda line: print(f"{label}: {line}", file=sys.stderr, flush=True)), _path(kept, fold)
+    )

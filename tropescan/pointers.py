@@ -52,10 +52,10 @@ def resolve(rows: list[dict[str, Any]], root: Path, say: Say) -> list[dict[str, 
     return resolved
 
 
-def unlabelled(folder: Path, passing: Callable[[list[str]], Any], most: int) -> list[tuple[str, str]]:
-    """Up to `most` passages that pass the gate, drawn at random (seed fixed) from the Parquet shards of a folder: (text, source).
+def drawn(folder: Path, wanted: Callable[[list[str]], Any], most: int) -> list[tuple[str, str]]:
+    """Up to `most` passages, drawn at random (seed fixed) from those wanted of the Parquet shards of a folder: (text, source).
 
-    `passing` says of a list of texts which pass. Columns: text, and source where there is one (else the shard's name). Raises NoSuchPath.
+    `wanted` says of a list of texts which are. Columns: text, and source where there is one (else the shard's name). Raises NoSuchPath.
     """
     shards = sorted(folder.glob("*.parquet"))
     if not shards:
@@ -68,10 +68,10 @@ def unlabelled(folder: Path, passing: Callable[[list[str]], Any], most: int) -> 
         pieces = [
             (text[a:b], str(source)) for text, source in zip(texts, sources, strict=True) for a, b in cut(text or "")
         ]
-        keep = passing([text for text, _ in pieces])
+        keep = wanted([text for text, _ in pieces])
         found += [p for p, k in zip(pieces, keep, strict=True) if k]
-    drawn = np.sort(np.random.default_rng(0).permutation(len(found))[:most])
-    return [found[i] for i in drawn]
+    chosen = np.sort(np.random.default_rng(0).permutation(len(found))[:most])
+    return [found[i] for i in chosen]
 
 
 def _columns(path: Path, names: tuple[str, ...]) -> list[list[Any]]:

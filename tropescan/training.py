@@ -8,16 +8,18 @@ from typing import Any
 
 import numpy as np
 
+from tropescan import fits, persistence
 from tropescan import passages as cutting
-from tropescan import persistence
 from tropescan.card import card
 from tropescan.corpus import Passage, source_key
 from tropescan.detector import OUTPUTS, POSITIVE, Calibration
 from tropescan.embedding import require_encoder
 from tropescan.errors import InputError, LabelError
 from tropescan.evaluation import Report, choose_thresholds, measure, unjudged
-from tropescan.fitting import FOLDS, Logits, fit_all, gathered, packed
+from tropescan.fits import Logits
+from tropescan.fitting import fit_all, packed
 from tropescan.gate import Gate, parse
+from tropescan.material import FOLDS, gathered
 from tropescan.pointers import Say
 from tropescan.schema import Floats, Ints
 
@@ -75,6 +77,7 @@ def passing(gate: str, written: list[str]) -> np.ndarray:
 def train(
     passages: list[Passage],
     extra: list[Passage],
+    refused: list[tuple[str, str]],
     unlabelled: list[tuple[str, str]],
     gate: str,
     folder: Path,
@@ -86,27 +89,31 @@ def train(
     """Writes a model folder fitted on all passages, and returns its out-of-source reports by depth.
 
     Calibration, thresholds and reports rest on `passages` alone; `extra` is fitted on and never measured (written passages, say, whose share of
-    positives and whose difficulty are of somebody's making). `unlabelled` are texts with their sources, on which the fast tier learns from the
-    encoder. The folder keeps every measured passage's out-of-source scores, so that `evaluate` never judges a passage by a model that saw it.
+    positives and whose difficulty are of somebody's making). `refused` are texts with their sources that the gate refuses: the encoder learns
+    that they are not positive, so that an audit of refused text means something. `unlabelled` are such texts on which the fast tier learns from
+    the encoder. What is fitted is kept in the folder until all is: a run that was cut off goes on. The folder keeps every measured passage's
+    out-of-source scores, so that `evaluate` never judges a passage by a model that saw it.
     """
     for what, some in (("to fit and measure", passages), ("to fit only", extra)):
         say(
             f"{what}: {len(some)} passages, {sum(p.positive for p in some)} positive, {len({p.source for p in some})} sources"
         )
+    say(f"refused by the gate, taken as not positive: {len(refused)} passages")
     say(f"unlabelled, for the fast tier to learn from the encoder: {len(unlabelled)} passages")
     positive = np.array([int(p.positive) for p in passages])
     passed = passing(gate, [p.text for p in passages])
     say(f"gate passes {int(passed[positive == 1].sum())} of {int(positive.sum())} positive passages")
     _check(passages, positive, passed, folder)
-    say("running what lies below the encoder's tuned layers")
-    itself, logits = fit_all(gathered(passages, extra, unlabelled), ENCODER, len(passages))
+    everything = gathered(passages, extra, refused, unlabelled)
+    kept = fits.place(folder, everything, ENCODER)
+    itself, logits = fit_all(everything, ENCODER, kept, say)
     words, tuned = itself.lexicon, itself.tuned
-    return finish(
+    reports = finish(
         folder,
         name,
         passages,
         extra,
-        len(unlabelled),
+        (len(refused), len(unlabelled)),
         logits,
         config={
             "audit": audit,
@@ -120,6 +127,8 @@ def train(
         fast={"keys": words.known, "idf": words.idf, "weights": words.weights.astype(np.float16), "bias": words.bias},
         encoder={**tuned.tensors, "weights": tuned.weights, "bias": tuned.bias},
     )
+    fits.clear(folder)
+    return reports
 
 
 def finish(
@@ -127,7 +136,7 @@ def finish(
     name: str,
     passages: list[Passage],
     extra: list[Passage],
-    unlabelled: int,
+    unread: tuple[int, int],
     logits: Logits,
     *,
     config: dict[str, Any],
@@ -137,7 +146,8 @@ def finish(
 ) -> dict[str, Report]:
     """Calibrates fitted tiers by their out-of-source `logits` of `passages`, chooses thresholds, writes the folder and returns its reports by depth.
 
-    `config` is all of config.json but what is fitted here; `extra` and `unlabelled` (how many) are told in the card.
+    `config` is all of config.json but what is fitted here; `extra` and `unread` (how many passages are refused by the gate, and unlabelled) are
+    told in the card.
     """
     positive = np.array([int(p.positive) for p in passages])
     texts, sources = [p.text for p in passages], [p.source for p in passages]
@@ -155,7 +165,7 @@ def finish(
         gate=gate,
         fast=fast,
         encoder=encoder,
-        card=card(name, config["encoder"], passages, extra, unlabelled, reports, int(passed[positive == 1].sum())),
+        card=card(name, config["encoder"], passages, extra, unread, reports, int(passed[positive == 1].sum())),
         held=persistence.format_out_of_source(
             [p.id for p in passages], texts, scores["fast"], scores["full"], logits.encoder, logits.fast
         ),

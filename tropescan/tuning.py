@@ -129,12 +129,16 @@ class Bench:
     def fit(
         self,
         rows: Ints,
+        share: Floats,
         target: Ints,
         deciding: Sequence[Sequence[tuple[int, int]]],
         say: Say,
         seed: int = 0,
     ) -> Tuned:
-        """Tunes on the passages `rows`; `target` (all, outputs) holds 0 and 1, `deciding` the characters of each passage's deciding sentences."""
+        """Tunes on the passages `rows`, each in `share` (n,) of the epochs, taken in turns.
+
+        `target` (all, outputs) holds 0 and 1, `deciding` the characters of each passage's deciding sentences.
+        """
         torch = self._torch
         torch.manual_seed(seed)
         heads, drop = self._heads(), Dropout(DROPOUT, seed)
@@ -149,14 +153,16 @@ class Bench:
         groups.append({"params": list(heads.parameters()), "lr": HEAD_RATE})
         weights = [*heads.parameters(), *(p for state in tuned for p in state.values())]
         optimizer = torch.optim.AdamW(groups, weight_decay=DECAY, fused=True)
-        steps = EPOCHS * -(-len(rows) // BATCH)
+        rng = np.random.default_rng(seed)
+        turn = rng.random(len(rows))
+        epochs = [self._shuffled(rows[(turn + e * share) % 1 < share], rng) for e in range(EPOCHS)]
+        steps = sum(map(len, epochs))
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda s: min((s + 1) / (WARM * steps), max(0.0, (steps - s) / ((1 - WARM) * steps)))
         )
-        rng = np.random.default_rng(seed)
-        for epoch in range(EPOCHS):
-            total = 0.0
-            for batch in self._shuffled(rows, rng):
+        for epoch, batches in enumerate(epochs, 1):
+            losses: list[float] = []
+            for number, batch in enumerate(batches, 1):
                 logits, attention = self._judge(tuned, heads, batch, drop)
                 loss = self._loss(logits, goal[batch]) + self._look(attention, batch, target, deciding)
                 loss.backward()
@@ -164,8 +170,9 @@ class Bench:
                 optimizer.step()
                 schedule.step()
                 optimizer.zero_grad()
-                total += float(loss.detach()) * len(batch)
-            say(f"epoch {epoch + 1} of {EPOCHS}: mean loss {total / len(rows):.3f}")
+                losses.append(float(loss.detach()))
+                if number % -(-len(batches) // 5) == 0 or number == len(batches):
+                    say(f"epoch {epoch} of {EPOCHS}, {number / len(batches):.0%}: mean loss {np.mean(losses):.3f}")
         return self._taken(tuned, heads)
 
     def _shuffled(self, rows: Ints, rng: np.random.Generator) -> list[list[int]]:

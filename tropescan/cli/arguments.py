@@ -193,6 +193,11 @@ def parser() -> argparse.ArgumentParser:
     train.add_argument(
         "--most", type=_count, default=6000, metavar="N", help="unlabelled passages drawn at most (default: 6000)"
     )
+    train.add_argument(
+        "--refused",
+        metavar="DIR",
+        help="folder of Parquet shards of ordinary text: passages that the gate refuses teach the encoder what is not the trope",
+    )
     train.add_argument("--out", required=True, type=_here, metavar="DIR", help="the model folder to write")
     train.add_argument(
         "--gate", metavar="FILE", help="the gate's terms (default: gate.txt of the folder, else of evil-ai)"

@@ -15,10 +15,12 @@ from tropescan.errors import ModelError
 from tropescan.evaluation import behaviour
 from tropescan.report import console
 
+REFUSED_MOST = 2000  # passages that the gate refuses, drawn for the encoder to learn from
+
 
 def train(given: argparse.Namespace) -> int:
     """Trains, writes the folder and prints its out-of-source reports."""
-    from tropescan.pointers import unlabelled
+    from tropescan.pointers import drawn
     from tropescan.training import passing
     from tropescan.training import train as fit
 
@@ -30,10 +32,12 @@ def train(given: argparse.Namespace) -> int:
         terms = gate.read_text()
     except OSError as error:
         raise ModelError(f"the gate's terms {gate} cannot be read: {error.strerror}") from None
+    passes = partial(passing, terms)
     reports = fit(
         corpus.load(given.labels, given.texts, _say),
         corpus.load(given.extra, given.texts, _say) if given.extra else [],
-        unlabelled(Path(given.unlabelled), partial(passing, terms), given.most) if given.unlabelled else [],
+        drawn(Path(given.refused), lambda texts: ~passes(texts), REFUSED_MOST) if given.refused else [],
+        drawn(Path(given.unlabelled), passes, given.most) if given.unlabelled else [],
         terms,
         folder,
         name=given.name or folder.resolve().name,

@@ -17,8 +17,8 @@ from tropescan.selection.changes import REASONS, Change, Counts, check_ids, expe
 from tropescan.shards import Columns, File
 from tropescan.shards.files import open_file
 
-HUGE = 512 << 20
-"""Uncompressed bytes from which a row group is read and written in pieces of at most this size, so that memory stays bounded."""
+HUGE, PIECE = 512 << 20, 128 << 20
+"""Uncompressed bytes from which a row group is read and written in pieces, and of such a piece: memory stays bounded."""
 _BATCH = 1024
 
 
@@ -98,11 +98,11 @@ def pieces(parquet: pq.ParquetFile, only: list[str] | None = None) -> Iterator[p
         if group.total_byte_size < HUGE:
             yield parquet.read_row_group(g, columns=only)
             continue
-        step = max(1, min(_BATCH, group.num_rows * (HUGE >> 4) // group.total_byte_size))
+        step = max(1, min(_BATCH, group.num_rows * (PIECE >> 4) // group.total_byte_size))
         batches: list[pa.RecordBatch] = []
         for batch in parquet.iter_batches(batch_size=step, row_groups=[g], columns=only):
             batches.append(batch)
-            if sum(b.nbytes for b in batches) >= HUGE:
+            if sum(b.nbytes for b in batches) >= PIECE:
                 yield pa.Table.from_batches(batches)
                 batches = []
         if batches:

@@ -1,0 +1,56 @@
+"""What a model is fitted on: passages of every kind by number, their folds, and how often the encoder sees each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from tropescan.corpus import Passage, folds, targets
+from tropescan.schema import Floats, Ints
+
+FOLDS = 3
+KEEP = {0: 0.15, 1: 0.25}  # share of an intensity's measured passages that an epoch tunes on: most teach little
+EXTRA, REFUSED = 0.4, 0.15  # share of the extra passages, and of those that the gate refuses, that an epoch tunes on
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What a model is fitted on, by number: measured passages, extra ones, those that the gate refuses, unlabelled ones.
+
+    The first `labelled` are read by somebody and teach both tiers; those up to `tuning` teach the encoder, each in `share` of the epochs; the
+    others teach the fast tier what the encoder makes of them. `fold` is -1 for those that no fold leaves out.
+    """
+
+    texts: list[str]
+    target: Ints
+    deciding: list[tuple[tuple[int, int], ...]]
+    share: Floats
+    measured: int
+    labelled: int
+    tuning: int
+    fold: Ints
+
+
+def gathered(
+    passages: list[Passage], extra: list[Passage], refused: list[tuple[str, str]], unlabelled: list[tuple[str, str]]
+) -> Corpus:
+    """The corpus of measured passages, extra ones, and (text, source) that the gate refuses or nobody has read; folds keep all sources apart."""
+    taken = [Passage("", text, 0, (), "other", 0, source, "unknown", ()) for text, source in refused]
+    known = [*passages, *extra, *taken]
+    fold = np.full(len(known) + len(unlabelled), -1)
+    fold[: len(passages)] = folds([p.source for p in passages], FOLDS)
+    where = {p.source: int(f) for p, f in zip(passages, fold, strict=False)}
+    others = [*[p.source for p in known[len(passages) :]], *[s for _, s in unlabelled]]
+    fold[len(passages) :] = [where.get(s, -1) for s in others]
+    share = [KEEP.get(p.intensity, 1.0) for p in passages] + [EXTRA] * len(extra) + [REFUSED] * len(refused)
+    return Corpus(
+        texts=[p.text for p in known] + [text for text, _ in unlabelled],
+        target=targets(known),
+        deciding=[p.deciding for p in known],
+        share=np.array(share),
+        measured=len(passages),
+        labelled=len(passages) + len(extra),
+        tuning=len(known),
+        fold=fold,
+    )
