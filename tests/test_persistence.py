@@ -14,7 +14,7 @@ from tests.conftest import EVIL, python
 from tropescan import passages, persistence
 from tropescan.detector import OUTPUTS
 from tropescan.errors import DamagedModel, ModelError
-from tropescan.fitting import packed
+from tropescan.fastfit import packed
 from tropescan.lexicon import keys
 from tropescan.scanner import Scanner
 
@@ -34,7 +34,7 @@ def encoder(change: dict[str, Any] | None = None) -> dict[str, Any]:
 
 def small(folder: Path, **change: Any) -> Path:
     """A small model folder: the gate passes texts with a robot or an artificial intelligence, and "crew" makes a passage positive."""
-    known = np.unique(keys(*packed(["crew"]))[0])
+    known = np.unique(keys(*packed(["crew"])).key)
     levels = {n: {"threshold": 0.5, "low": 0.4, "high": 0.6} for n in ("default", "precision_0.8")}
     parts: dict[str, Any] = {
         "config": {
@@ -51,9 +51,16 @@ def small(folder: Path, **change: Any) -> Path:
         "gate": "[strong]\nrobot(s)\nartificial intelligence\n",
         "fast": {
             "keys": known,
+            "anchors": known[:0],
             "idf": np.ones(1, np.float32),
-            "weights": np.full((1, len(OUTPUTS)), 3.0, np.float16),
-            "bias": np.full(len(OUTPUTS), -1.0),
+            "weights": np.full((1, len(OUTPUTS)), 6.0, np.float16),
+            "bias": np.full(len(OUTPUTS), -2.0),
+            "vectors": np.zeros((1, 4), np.int8),
+            "place": np.zeros(1, np.int32),
+            "hidden": np.zeros((12, 2)),
+            "hidden_bias": np.zeros(2),
+            "out": np.zeros((2, len(OUTPUTS))),
+            "out_bias": np.zeros(len(OUTPUTS)),
         },
         "encoder": encoder(),
         "card": "card",
@@ -102,7 +109,7 @@ def test_another_format_is_refused(folder: Path) -> None:
     for other in (1, 99):  # 1: encoder tensors of another meaning
         manifest = json.loads((folder / "manifest.json").read_text()) | {"format": other}
         (folder / "manifest.json").write_text(json.dumps(manifest))
-        with pytest.raises(ModelError, match=f"format {other}; this tropescan reads format 2"):
+        with pytest.raises(ModelError, match=f"format {other}; this tropescan reads format 3"):
             persistence.load(folder)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from tests.conftest import ROOT
-from tropescan import corpus, fits, fitting, material, tuning
+from tropescan import corpus, fastfit, fits, fitting, material, tuning
 from tropescan.detector import OUTPUTS, POSITIVE, Heads
 from tropescan.embedding import SentenceEncoder
 from tropescan.errors import DamagedModel
+from tropescan.fast import FastTier
 from tropescan.lexicon import words
 from tropescan.schema import Floats, Ints
 from tropescan.training import ENCODER
@@ -186,40 +188,30 @@ def labelled() -> tuple[list[str], Ints]:
     return [p.text for p in passages], target
 
 
-def test_certain_probabilities_are_labels(labelled: tuple[list[str], Ints]) -> None:
+def fitted(texts: list[str], target: Any, labelled: int, vectors: Callable[[list[str]], Floats]) -> FastTier:
+    return FastTier(fastfit.fit_fast(texts, target.astype(np.float64), labelled, vectors))
+
+
+def test_what_the_fast_tier_learns(labelled: tuple[list[str], Ints], work: Work) -> None:
     texts, target = labelled
-    ones, packed = np.ones(len(texts)), fitting.packed(texts)
-    hard = fitting.fit_lexicon(texts, target, ones).logits(*packed)  # type: ignore[arg-type]
-    soft = fitting.fit_lexicon(texts, target.astype(np.float64), ones).logits(*packed)
-    assert hard.tobytes() == soft.tobytes()
-    nearly = fitting.fit_lexicon(texts, np.clip(target, 1e-9, 1 - 1e-9), ones).logits(*packed)
-    assert np.abs(nearly - hard).max() < 0.05  # liblinear's own tolerance
+    packed, n = fastfit.packed(texts), len(texts)
+    hard = fitted(texts, target, n, work.bench.vectors).logits(*packed)
     assert all(roc_auc_score(target[:, i], hard[:, i]) > 0.95 for i in range(len(OUTPUTS)))
-
-
-def test_an_uncertain_passage_lies_between_its_two_answers(labelled: tuple[list[str], Ints]) -> None:
-    texts, target = labelled
-    which = [3, 90, 200, 333]
-    outputs = []
+    # an uncertain passage lies between its two answers, and one that nobody has read weighs more, as SOFT says
+    which = np.array([3, 90, 200, 333])
+    by_value = []
     for value in (0.0, 0.5, 1.0):
         goal = target.astype(np.float64)
         goal[which] = value
-        outputs.append(
-            fitting.fit_lexicon(texts, goal, np.ones(len(texts))).logits(*fitting.packed([texts[i] for i in which]))
-        )
-    no, half, yes = outputs
-    assert (no + 0.1 < half).all() and (half + 0.1 < yes).all()
-
-
-def test_a_passage_of_no_weight_teaches_nothing(labelled: tuple[list[str], Ints]) -> None:
-    texts, target = labelled
-    outputs = {}
-    for weight in (0.0, 1.0):
-        for value in (0.0, 1.0):
-            goal, share = target.astype(np.float64), np.ones(len(texts))
-            goal[:3], share[:3] = value, weight
-            outputs[weight, value] = fitting.fit_lexicon(texts, goal, share).logits(*fitting.packed(texts[:3]))
-    assert np.abs(outputs[0.0, 1.0] - outputs[0.0, 0.0]).max() < 0.1 < (outputs[1.0, 1.0] - outputs[1.0, 0.0]).min()
+        by_value.append(fitted(texts, goal, n, work.bench.vectors).logits(*packed)[which][:, POSITIVE])
+    assert (by_value[0] + 0.1 < by_value[1]).all() and (by_value[1] + 0.1 < by_value[2]).all()
+    goal = np.concatenate([target, 1.0 - target[which]])
+    doubtful = [
+        fitted([*texts, *(texts[i] for i in which)], goal, m, work.bench.vectors).logits(*packed)[which]
+        for m in (n + len(which), n)
+    ]
+    toward = np.where(target[which] == 1, -1.0, 1.0) * (doubtful[1] - doubtful[0])
+    assert toward[:, POSITIVE].mean() > 0.1
 
 
 def labels(sources: list[str], name: str) -> list[corpus.Passage]:
@@ -249,17 +241,13 @@ def test_no_passage_of_a_source_left_out_is_fitted_on(
         assert {s for s in sources if s not in out} == fitted  # and nothing else is left out
 
 
-@settings(max_examples=5, deadline=None)
-@given(st.lists(st.sampled_from([0.15, 0.25, 0.4, 1.0]), min_size=16, max_size=40))
-def test_a_passage_is_tuned_on_in_its_share_of_the_epochs(work: Work, share: list[float]) -> None:
-    taken: list[int] = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tuning, "EPOCHS", 20)
-        patch.setattr(Bench, "_shuffled", lambda self, rows, rng: taken.extend(rows.tolist()) or [])
-        with pytest.raises(ZeroDivisionError):
-            work.bench.fit(work.rows[: len(share)], np.array(share), work.target, work.deciding, quiet)
-    times = np.bincount(taken, minlength=len(share))[: len(share)]
-    assert (np.abs(times - 20 * np.array(share)) < 1).all()
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.floats(0, 1), max_size=20), st.integers(1, 20), st.integers(0, 99))
+def test_a_passage_is_tuned_on_in_its_share_of_the_epochs(share: list[float], epochs: int, seed: int) -> None:
+    seen = tuning.turns(np.array(share), epochs, np.random.default_rng(seed))
+    times = np.sum(seen, axis=0)
+    assert len(seen) == epochs and (np.abs(times - epochs * np.array(share)) < 1 + 1e-9).all()
+    assert all(n == epochs for n, s in zip(times, share, strict=True) if s == 1)
 
 
 def test_a_word_of_a_source_left_out_is_not_learned(
@@ -273,14 +261,14 @@ def test_a_word_of_a_source_left_out_is_not_learned(
     bench = Bench(gathered.texts, ENCODER, tmp_path / "states", threads=1)
     own, known = int(gathered.fold[0]), {}
     for fold in (own, (own + 1) % material.FOLDS):
-        fitted = fitting.fit(gathered, bench, fold, quiet)
+        encoded = fitting.encode(gathered, bench, fold, quiet)
+        fast = fitting.distil(gathered, bench, encoded, fold, quiet)
         key, _, _ = words(np.frombuffer(b"zyxwvut qponmlk\n", np.uint8))
-        known[fold] = (fitted.lexicon.find(key) >= 0).tolist()
+        known[fold] = np.isin(key, fast.tier["keys"]).tolist()
         outside = int((gathered.fold[: len(passages)] == fold).sum())
-        assert fitted.judged.fast.shape == fitted.judged.encoder.shape == (outside, len(OUTPUTS)) and outside
-        fits.keep(fitted, tmp_path / "fit.safetensors")
-        back = fits.restored(tmp_path / "fit.safetensors")
-        assert same(back.tuned, fitted.tuned) and back.judged.fast.tobytes() == fitted.judged.fast.tobytes()
-        texts = fitting.packed(gathered.texts)
-        assert back.lexicon.logits(*texts).tobytes() == fitted.lexicon.logits(*texts).tobytes()
+        assert fast.judged.shape == encoded.judged.shape == (outside, len(OUTPUTS)) and outside
+        for fit in (encoded, fast):
+            fits.keep(fit, tmp_path / "fit.safetensors")
+            back = fits.restored(type(fit), tmp_path / "fit.safetensors").arrays()
+            assert {n: a.tobytes() for n, a in back.items()} == {n: a.tobytes() for n, a in fit.arrays().items()}
     assert known == {own: [False, True], (own + 1) % material.FOLDS: [True, True]}

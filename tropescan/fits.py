@@ -6,18 +6,18 @@ import hashlib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import orjson
 
 from tropescan.errors import InputError
-from tropescan.lexicon import Lexicon
 from tropescan.material import Corpus
 from tropescan.schema import Floats
 from tropescan.tuning import Tuned
 
 _PREFIX = ".fits-"
+Kind = TypeVar("Kind", "Encoded", "Fast")
 
 
 @dataclass(frozen=True)
@@ -29,18 +29,52 @@ class Logits:
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """Both tiers fitted on all sources but those of a fold, and their outputs (n, outputs) for the measured passages of that fold."""
+class Encoded:
+    """An encoder tuned on all sources but those of a fold, its outputs (n, outputs) for the measured passages of that fold, and those (m, outputs)
+    for the unlabelled passages of other sources."""
 
-    lexicon: Lexicon
     tuned: Tuned
-    judged: Logits
+    judged: Floats
+    view: Floats
+
+    def arrays(self) -> dict[str, Any]:
+        """All of it by name."""
+        return {
+            **{f"tensors.{name}": array for name, array in self.tuned.tensors.items()},
+            "weights": self.tuned.weights,
+            "bias": self.tuned.bias,
+            "judged": self.judged,
+            "view": self.view,
+        }
+
+    @classmethod
+    def of(cls, arrays: dict[str, Any]) -> Encoded:
+        """From what `arrays` gives."""
+        tensors = {n.removeprefix("tensors."): a for n, a in arrays.items() if n.startswith("tensors.")}
+        return cls(Tuned(tensors, arrays["weights"], arrays["bias"]), arrays["judged"], arrays["view"])
+
+
+@dataclass(frozen=True)
+class Fast:
+    """The arrays of a fast tier fitted on all sources but those of a fold, and its outputs (n, outputs) for the measured passages of that fold."""
+
+    tier: dict[str, Any]
+    judged: Floats
+
+    def arrays(self) -> dict[str, Any]:
+        """All of it by name."""
+        return {**{f"tier.{name}": array for name, array in self.tier.items()}, "judged": self.judged}
+
+    @classmethod
+    def of(cls, arrays: dict[str, Any]) -> Fast:
+        """From what `arrays` gives."""
+        return cls({n.removeprefix("tier."): a for n, a in arrays.items() if n.startswith("tier.")}, arrays["judged"])
 
 
 def place(folder: Path, corpus: Corpus, reference: dict[str, Any]) -> Path:
     """Where in a model folder the fits lie of this corpus, of this encoder, by this code. Fits of anything else are deleted."""
     digest = hashlib.sha256(orjson.dumps([vars(corpus), reference], option=orjson.OPT_SERIALIZE_NUMPY))
-    for module in ("fitting", "layers", "lexicon", "tuning"):
+    for module in ("fast", "fastfit", "fitting", "layers", "lexicon", "tuning"):
         digest.update(Path(__file__).with_name(f"{module}.py").read_bytes())
     kept = folder / f"{_PREFIX}{digest.hexdigest()[:16]}"
     clear(folder, but=kept)
@@ -55,35 +89,21 @@ def clear(folder: Path, but: Path | None = None) -> None:
             shutil.rmtree(old)
 
 
-def keep(fitted: Fitted, path: Path) -> None:
+def keep(fit: Encoded | Fast, path: Path) -> None:
     """Writes a fit, whole or not at all. Raises InputError where there is no room for it."""
     from safetensors.numpy import save_file
 
-    lexicon, tuned, judged = fitted.lexicon, fitted.tuned, fitted.judged
-    arrays: dict[str, Any] = {f"tensors.{name}": array for name, array in tuned.tensors.items()}
-    arrays |= {"tuned.weights": tuned.weights, "tuned.bias": tuned.bias}
-    arrays |= {f"lexicon.{name}": getattr(lexicon, name) for name in ("known", "idf", "weights", "bias")}
-    arrays |= {"judged.fast": judged.fast, "judged.encoder": judged.encoder}
     partial = path.with_suffix(".partial")
     try:
         # the numpy writer stores memory as it lies
-        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, partial)
+        save_file({name: np.ascontiguousarray(array) for name, array in fit.arrays().items()}, partial)
         partial.replace(path)
     except OSError as error:
         raise InputError(f"the fit {path} cannot be kept: {error.strerror or error}") from None
 
 
-def restored(path: Path) -> Fitted:
+def restored(kind: type[Kind], path: Path) -> Kind:
     """A fit that `keep` wrote."""
     from safetensors.numpy import load_file
 
-    arrays = load_file(path)
-    return Fitted(
-        Lexicon(*(arrays[f"lexicon.{name}"] for name in ("known", "idf", "weights", "bias"))),
-        Tuned(
-            {name.removeprefix("tensors."): a for name, a in arrays.items() if name.startswith("tensors.")},
-            arrays["tuned.weights"],
-            arrays["tuned.bias"],
-        ),
-        Logits(arrays["judged.fast"], arrays["judged.encoder"]),
-    )
+    return kind.of(load_file(path))

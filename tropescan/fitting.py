@@ -15,90 +15,56 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from tropescan.detector import OUTPUTS, probabilities
-from tropescan.fits import Fitted, Logits, keep, restored
-from tropescan.lexicon import Keys, Lexicon, gather, keys, placeable
+from tropescan.fast import FastTier
+from tropescan.fastfit import fit_fast, packed
+from tropescan.fits import Encoded, Fast, Logits, keep, restored
 from tropescan.material import FOLDS, Corpus
 from tropescan.pointers import Say
-from tropescan.schema import Bytes, Floats, Ints, buffers, texts
+from tropescan.schema import Ints
 from tropescan.tuning import Bench
 
-MIN_PASSAGES = 3  # a word or pair seen in fewer passages is left out
-FAST_C = 20.0  # inverse regularisation strength, chosen by average precision out of source (reports/log.md)
-SOFT = 2.0  # weight of an unlabelled passage, judged by the encoder, against a labelled one in fitting the fast tier (reports/log.md)
 
-
-def packed(written: list[str]) -> tuple[Bytes, Ints]:
-    """The bytes of these texts and where each begins (n + 1)."""
-    values, offsets = buffers(texts(pa.array(written, pa.large_string()))[0])
-    return gather(values, offsets[:-1], offsets[1:])
-
-
-def fit_lexicon(texts: list[str], target: Floats, weight: Floats) -> Lexicon:
-    """The fast tier: logistic regressions, one an output, on words and pairs.
-
-    `target` (n, outputs) holds 0, 1, or the encoder's probability (Hinton et al. 2015, distillation); `weight` (n,) is each passage's.
-    """
-    from scipy.sparse import csr_matrix, vstack
-    from sklearn.linear_model import LogisticRegression
-
-    values, offsets = packed(texts)
-    key, owner = keys(values, offsets)
-    seen = np.unique(np.stack([key, owner.astype(np.uint64)], 1), axis=0)[:, 0]
-    vocabulary, df = np.unique(seen, return_counts=True)
-    keep = df >= MIN_PASSAGES
-    vocabulary, df = vocabulary[keep], df[keep]
-    place = placeable(vocabulary)
-    known: Keys = vocabulary[place]
-    idf = (np.log(len(texts) / df[place]) + 1.0).astype(np.float32).astype(np.float64)
-    blank = Lexicon(known, idf, np.zeros((len(known), len(OUTPUTS)), np.float32), np.zeros(len(OUTPUTS)))
-    row, column, value = blank.features(values, offsets)
-    matrix = csr_matrix((value, (row, column)), shape=(len(texts), len(known)))
-    norm = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=1))).ravel()
-    norm[norm == 0] = 1.0
-    matrix = csr_matrix(matrix.multiply(1.0 / norm[:, None]))
-    weights, bias = np.zeros((len(known), len(OUTPUTS)), np.float32), np.zeros(len(OUTPUTS))
-    for i in range(len(OUTPUTS)):
-        if not 0 < target[:, i].mean() < 1:  # one answer alone teaches nothing but itself
-            bias[i] = 10.0 if target[0, i] else -10.0
-            continue
-        # a probability is a passage twice, once for each answer, weighed by how likely the answer is
-        yes, no = np.flatnonzero(target[:, i] > 0), np.flatnonzero(target[:, i] < 1)
-        answer = np.concatenate([np.ones(len(yes)), np.zeros(len(no))])
-        share = np.concatenate([weight[yes] * target[yes, i], weight[no] * (1 - target[no, i])])
-        head = LogisticRegression(C=FAST_C, solver="liblinear", random_state=0)
-        head.fit(vstack([matrix[yes], matrix[no]]), answer, sample_weight=share)
-        weights[:, i], bias[i] = head.coef_[0], head.intercept_[0]
-    return Lexicon(known, idf, weights, bias)
-
-
-def fit(corpus: Corpus, bench: Bench, fold: int, say: Say) -> Fitted:
-    """The encoder on the labels, the fast tier on the labels and on the encoder's view of unlabelled passages; `fold` -1 leaves nothing out."""
-    inside = np.flatnonzero((corpus.fold != fold) | (fold < 0))
-    outside = np.flatnonzero(corpus.fold[: corpus.measured] == fold) if fold >= 0 else np.zeros(0, np.int64)
-    known, free = inside[inside < corpus.labelled], inside[inside >= corpus.tuning]
-    taught = inside[inside < corpus.tuning]
+def encode(corpus: Corpus, bench: Bench, fold: int, say: Say) -> Encoded:
+    """The encoder tuned on the labels, what it makes of the fold left out, and of the unlabelled passages; `fold` -1 leaves nothing out."""
+    taught, outside = _inside(corpus, fold, 0, corpus.tuning), _outside(corpus, fold)
     say(f"tuning the encoder on {len(taught)} passages, {len(outside)} to judge")
     tuned = bench.fit(taught, corpus.share[taught], corpus.target, corpus.deciding, say)
-    lexicon = fit_lexicon(
+    free = _inside(corpus, fold, corpus.tuning, len(corpus.texts))
+    return Encoded(tuned, bench.logits(tuned, outside), bench.logits(tuned, free))
+
+
+def distil(corpus: Corpus, bench: Bench, encoded: Encoded, fold: int, say: Say) -> Fast:
+    """The fast tier fitted on the labels and on the encoder's view of unlabelled passages, and what it makes of the fold left out."""
+    known, free = _inside(corpus, fold, 0, corpus.labelled), _inside(corpus, fold, corpus.tuning, len(corpus.texts))
+    say(f"fitting the fast tier on {len(known)} labelled passages and {len(free)} others")
+    arrays = fit_fast(
         [corpus.texts[i] for i in (*known, *free)],
-        np.concatenate([corpus.target[known].astype(np.float64), probabilities(bench.logits(tuned, free))]),
-        np.concatenate([np.ones(len(known)), np.full(len(free), SOFT)]),
+        np.concatenate([corpus.target[known].astype(np.float64), probabilities(encoded.view)]),
+        len(known),
+        bench.vectors,
     )
-    fast = lexicon.logits(*packed([corpus.texts[i] for i in outside]))
-    return Fitted(lexicon, tuned, Logits(fast, bench.logits(tuned, outside)))
+    return Fast(arrays, FastTier(arrays).logits(*packed([corpus.texts[i] for i in _outside(corpus, fold)])))
 
 
-def fit_all(corpus: Corpus, reference: dict[str, Any], kept: Path, say: Say) -> tuple[Fitted, Logits]:
+def _inside(corpus: Corpus, fold: int, first: int, last: int) -> Ints:
+    """The passages from first to last that no left-out fold holds."""
+    return np.flatnonzero((corpus.fold[first:last] != fold) | (fold < 0)) + first
+
+
+def _outside(corpus: Corpus, fold: int) -> Ints:
+    return np.flatnonzero((corpus.fold[: corpus.measured] == fold) & (fold >= 0))
+
+
+def fit_all(corpus: Corpus, reference: dict[str, Any], kept: Path, say: Say) -> tuple[Encoded, Fast, Logits]:
     """The model itself, and the outputs of the measured passages, each by models that saw no passage of its source.
 
     What is fitted goes to the folder `kept` at once, and is taken from there when the same is asked for again. Raises InputError where the
     temporary folder has no room for the lower layers' states.
     """
     with TemporaryDirectory(prefix="tropescan-") as folder:
-        todo = [fold for fold in (-1, *range(FOLDS)) if not _path(kept, fold).is_file()]  # the longest first
+        todo = [fold for fold in (-1, *range(FOLDS)) if not _path(kept, Fast, fold).is_file()]  # the longest first
         if len(todo) <= FOLDS:
             say(f"{FOLDS + 1 - len(todo)} of {FOLDS + 1} fits are there from a run that was cut off")
         states = Path(folder) / "states"
@@ -123,13 +89,13 @@ def fit_all(corpus: Corpus, reference: dict[str, Any], kept: Path, say: Say) -> 
             pool.shutdown(wait=False, cancel_futures=True)
     logits = Logits(np.zeros((corpus.measured, len(OUTPUTS))), np.zeros((corpus.measured, len(OUTPUTS))))
     for fold in range(FOLDS):
-        outside, judged = np.flatnonzero(corpus.fold[: corpus.measured] == fold), restored(_path(kept, fold)).judged
-        logits.fast[outside], logits.encoder[outside] = judged.fast, judged.encoder
-    return restored(_path(kept, -1)), logits
+        logits.fast[_outside(corpus, fold)] = restored(Fast, _path(kept, Fast, fold)).judged
+        logits.encoder[_outside(corpus, fold)] = restored(Encoded, _path(kept, Encoded, fold)).judged
+    return restored(Encoded, _path(kept, Encoded, -1)), restored(Fast, _path(kept, Fast, -1)), logits
 
 
-def _path(kept: Path, fold: int) -> Path:
-    return kept / (f"fold-{fold + 1}.safetensors" if fold >= 0 else "itself.safetensors")
+def _path(kept: Path, kind: type, fold: int) -> Path:
+    return kept / f"{kind.__name__.lower()}-{fold + 1 if fold >= 0 else 'itself'}.safetensors"
 
 
 _here: list[tuple[Corpus, Bench, Path]] = []  # what this process works on
@@ -143,6 +109,11 @@ def _open(corpus: Corpus, reference: dict[str, Any], states: Path, kept: Path) -
 def _one(fold: int) -> None:
     corpus, bench, kept = _here[0]
     label = f"fold {fold + 1} of {FOLDS}" if fold >= 0 else "the model itself"
-    keep(
-        fit(corpus, bench, fold, lambda line: print(f"{label}: {line}", file=sys.stderr, flush=True)), _path(kept, fold)
-    )
+
+    def say(line: str) -> None:
+        print(f"{label}: {line}", file=sys.stderr, flush=True)
+
+    path = _path(kept, Encoded, fold)
+    if not path.is_file():
+        keep(encode(corpus, bench, fold, say), path)
+    keep(distil(corpus, bench, restored(Encoded, path), fold, say), _path(kept, Fast, fold))

@@ -1,25 +1,34 @@
-"""Turns passages into their known words and word pairs, by hashing whole byte buffers with numpy: no Python object a word.
+"""Turns passages into their known words by hashing whole byte buffers with numpy: no Python object a word.
 
-A word is a run of ASCII letters and digits, apostrophes inside left out, or of non-ASCII bytes; ASCII case is folded. A word's key is a
-polynomial hash of its bytes modulo 2**64, a pair's key mixes those of two neighbours within the passage. A model knows some
-tens of thousands of keys; they are looked up in a table of 2**19 slots and compared whole, so that an unknown word is never taken for a
-known one except where all 64 bits agree.
+A word is a run of ASCII letters and digits or of non-ASCII bytes; ASCII case is folded. A word's key is a polynomial hash of its bytes modulo
+2**64. What stands near an anchor (a word that names a machine: "robot", "AI") counts once more, by its first PREFIX bytes, for there a passage says
+what its machine does: the key of such a mention mixes those bytes with how near it is. A model knows some tens of thousands of keys; they are
+looked up in a table of 2**19 slots and compared whole, so that an unknown word is never taken for a known one except where all 64 bits agree.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
-from tropescan.schema import Bytes, Floats, Ints
+from tropescan.schema import Bytes, Ints
 
 Keys = npt.NDArray[np.uint64]
 
 _BLOCK = 1 << 18  # bytes hashed at a time: the work arrays stay in the cache
 _PRIME = np.uint64(0x9E3779B97F4A7C15)  # odd, hence invertible modulo 2**64
-_PAIR = np.uint64(0xC2B2AE3D27D4EB4F)
+_NEAR = (
+    np.uint64(0xC2B2AE3D27D4EB4F),
+    np.uint64(0x165667B19E3779F9),
+)  # mixed into the key of a mention, by how near it is
 _MIX = np.uint64(0xFF51AFD7ED558CCD)
 _SLOT_BITS = 19
+
+PREFIX = 5
+REACH = ((10, 25), (2, 7))
+"""How many words before and after an anchor are near it, and how many are next to it (chosen out of source, reports/log.md)."""
 
 _FOLD = np.zeros(256, np.uint8)
 _FOLD[128:] = np.arange(128, 256)
@@ -44,34 +53,66 @@ def _mixed(h: Keys) -> Keys:
     return h ^ (h >> np.uint64(29))
 
 
-def words(values: Bytes) -> tuple[Keys, Ints, Ints]:
-    """The keys of the words in a stretch of bytes shorter than the block, with where each begins and ends."""
+@dataclass(frozen=True)
+class Words:
+    """The words (w,) of passages in their order: key, key of the first PREFIX bytes, and the passage (0 to n - 1) of each."""
+
+    key: Keys
+    prefix: Keys
+    owner: Ints
+
+
+def words(values: Bytes) -> tuple[Keys, Keys, Ints]:
+    """The words in a stretch of bytes shorter than the block: their keys, those of their first PREFIX bytes, and where each begins."""
     folded = _FOLD[values]
     inside = folded != 0
     step = np.diff(inside.view(np.int8), prepend=0, append=0)
     starts, ends = np.flatnonzero(step == 1), np.flatnonzero(step == -1)
     total = np.zeros(len(values) + 1, np.uint64)
     np.cumsum(folded.astype(np.uint64) * _UP[: len(values)], out=total[1:])
-    return _mixed((total[ends] - total[starts]) * _DOWN[starts]), starts, ends
+    before, down = total[starts], _DOWN[starts]
+    return _mixed((total[ends] - before) * down), (total[np.minimum(ends, starts + PREFIX)] - before) * down, starts
 
 
-def keys(values: Bytes, offsets: Ints) -> tuple[Keys, Ints]:
-    """All word and pair keys of the passages that lie at `offsets` (n + 1) in `values`, and the passage (0 to n - 1) of each key.
+def keys(values: Bytes, offsets: Ints) -> Words:
+    """The words of the passages that lie at `offsets` (n + 1) in `values`.
 
     Each passage must end with a byte that is in no word (`gather` puts a line end there): words are found without regard to passages.
     """
-    key_parts: list[Keys] = []
-    owner_parts: list[Ints] = []
+    parts: list[tuple[Keys, Keys, Ints]] = []
     for first, last in _blocks(offsets):
         base = int(offsets[first])
-        key, starts, _ = words(values[base : int(offsets[last])])
+        key, prefix, starts = words(values[base : int(offsets[last])])
         owner = np.searchsorted(offsets[first : last + 1] - base, starts, side="right") - 1
-        pair = np.flatnonzero(owner[1:] == owner[:-1])
-        key_parts += [key, _mixed(key[pair] * _PAIR + key[pair + 1])]
-        owner_parts += [owner + first, owner[pair] + first]
-    if not key_parts:
-        return np.zeros(0, np.uint64), np.zeros(0, np.int64)
-    return np.concatenate(key_parts), np.concatenate(owner_parts)
+        parts.append((key, prefix, owner + first))
+    if not parts:
+        return Words(np.zeros(0, np.uint64), np.zeros(0, np.uint64), np.zeros(0, np.int64))
+    return Words(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def nearness(owner: Ints, anchor: npt.NDArray[np.bool_]) -> npt.NDArray[np.int8]:
+    """How near an anchor of its own passage each word (w,) stands: 0 not, 1 near, 2 next to it; an anchor is next to itself."""
+    near = np.zeros(len(owner), np.int8)
+    at = np.flatnonzero(anchor)
+    if not len(at):
+        return near
+    here = np.arange(len(owner))
+    following = at[np.minimum(np.searchsorted(at, here), len(at) - 1)]
+    preceding = at[np.maximum(np.searchsorted(at, here, side="right") - 1, 0)]
+    for level, (before, after) in enumerate(REACH, 1):
+        for found, gap, most in ((following, following - here, before), (preceding, here - preceding, after)):
+            near[(gap >= 0) & (gap <= most) & (owner[found] == owner)] = level
+    return near
+
+
+def mentions(words: Words, near: npt.NDArray[np.int8]) -> tuple[Keys, Ints]:
+    """The keys of what stands near anchors, and the passage of each; what is next to one is near it, too."""
+    key, owner = [], []
+    for level, mark in enumerate(_NEAR, 1):
+        inside = np.flatnonzero(near >= level)
+        key.append(_mixed(words.prefix[inside] * mark))
+        owner.append(words.owner[inside])
+    return np.concatenate(key), np.concatenate(owner)
 
 
 def gather(values: Bytes, starts: Ints, ends: Ints) -> tuple[Bytes, Ints]:
@@ -113,12 +154,10 @@ def placeable(known: Keys) -> npt.NDArray[np.bool_]:
 
 
 class Lexicon:
-    """The words and pairs a model knows, with their inverse document frequencies (features,) and weights (features, outputs)."""
+    """The keys a model knows, and which of them are anchors."""
 
-    def __init__(self, known: Keys, idf: Floats, weights: npt.NDArray[np.float32], bias: Floats) -> None:
-        self.known, self.idf, self.bias = known, idf, bias
-        # values and weights lie on a binary grid, so that their sums in float64 are exact and no order of summing changes a score
-        self.weights = np.round(weights.astype(np.float64) * 65536) / 65536
+    def __init__(self, known: Keys, anchors: Keys) -> None:
+        self.known = known
         self._table = np.full(1 << _SLOT_BITS, -1, np.int32)
         self._second = np.full(1 << _SLOT_BITS, -1, np.int32)
         number = np.arange(len(known), dtype=np.int32)
@@ -129,9 +168,12 @@ class Lexicon:
         self._shared[self._table[_slot(known[shadowed])]] = True
         if (self.find(known) != number).any():
             raise ValueError("two of the lexicon's keys share both their slots: keep those that placeable() admits")
+        self._anchor = np.zeros(len(known) + 1, bool)  # the last is for unknown words
+        self._anchor[self.find(anchors)] = True
+        self._anchor[-1] = False
 
     def find(self, key: Keys) -> Ints:
-        """The feature number of each key, -1 where the key is not known."""
+        """The number of each key, -1 where it is not known."""
         number = self._table[_slot(key)].astype(np.int64)
         same = self.known[number] == key
         other = np.flatnonzero(~same & self._shared[number])
@@ -140,23 +182,22 @@ class Lexicon:
         number[other] = np.where(self.known[second] == key[other], second, -1)
         return number
 
-    def features(self, values: Bytes, offsets: Ints) -> tuple[Ints, Ints, Floats]:
-        """The known words and pairs of each passage: (passage, feature number, value), ordered by passage, value idf * (1 + ln count)."""
-        key, owner = keys(values, offsets)
-        number = self.find(key)
-        hit = number >= 0
-        cell, times = np.unique(owner[hit] * len(self.known) + number[hit], return_counts=True)
-        number = cell % len(self.known)
-        value = np.round(self.idf[number] * (1.0 + np.log(times)) * 1024) / 1024
-        return cell // len(self.known), number, value
+    def read(self, values: Bytes, offsets: Ints) -> Known:
+        """What is known of the passages that lie at `offsets` (n + 1) in `values`, as `gather` gives them."""
+        found = keys(values, offsets)
+        number = self.find(found.key)
+        near = nearness(found.owner, self._anchor[number])
+        mention, owner = mentions(found, near)
+        return Known(len(offsets) - 1, found.owner, number, near, owner, self.find(mention))
 
-    def logits(self, values: Bytes, offsets: Ints) -> Floats:
-        """Linear outputs (n passages, outputs) on the passages' l2-normalised TF-IDF values with logarithmic counts."""
-        from scipy.sparse import csr_array  # takes 0.1 s: a shard of which nothing passes the gate does without
 
-        n = len(offsets) - 1
-        owner, number, value = self.features(values, offsets)
-        norm = np.sqrt(np.bincount(owner, value**2, n))
-        norm[norm == 0] = 1.0
-        rows = csr_array((value, number, np.searchsorted(owner, np.arange(n + 1))), shape=(n, len(self.known)))
-        return np.asarray(rows @ self.weights) / norm[:, None] + self.bias
+@dataclass(frozen=True)
+class Known:
+    """The words (w,) of `n` passages with their numbers in a lexicon (-1: unknown) and nearness, and the mentions near anchors (m,) with theirs."""
+
+    n: int
+    owner: Ints
+    number: Ints
+    near: npt.NDArray[np.int8]
+    mention_owner: Ints
+    mention: Ints

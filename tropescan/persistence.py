@@ -18,8 +18,9 @@ from tropescan.errors import DamagedModel, ModelError
 from tropescan.schema import Floats
 
 MANIFEST = "manifest.json"
-FORMAT = 2
-"""1 had encoder tensors of another meaning; 2: weights (width * (1 + queries), outputs), bias, queries, and the tuned layers, layer.N.*."""
+FORMAT = 3
+"""1 had encoder tensors of another meaning, 2 a fast tier of words and pairs. 3: the fast tier's arrays as fast.FastTier takes them; of the encoder
+weights (width * (1 + queries), outputs), bias, queries, and the tuned layers, layer.N.*."""
 SCORING = ("config.json", "gate.txt", "fast.safetensors", "encoder.safetensors")
 """The files that change a score, and hence the fingerprint. Thresholds and the model card lie beside them, outside it."""
 BESIDE = ("thresholds.json", "README.md")

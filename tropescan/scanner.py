@@ -17,8 +17,9 @@ from tropescan import passages, persistence
 from tropescan.detector import OUTPUTS, POSITIVE, Calibration, Heads, judgement
 from tropescan.embedding import Embedding, encoder, require_encoder
 from tropescan.errors import DamagedModel, InputError, ModelError
+from tropescan.fast import FastTier
 from tropescan.gate import Gate, parse
-from tropescan.lexicon import Lexicon, gather
+from tropescan.lexicon import gather
 from tropescan.schema import FACETS, PASSAGE, SCORES, Bytes, Floats, Ints, buffers, texts
 
 _GROUP = 2048  # passages scored at a time: bounds the fast tier's work arrays
@@ -75,9 +76,12 @@ class Scanner:
         self.gate = Gate(parse(self.model.gate))
         fast, full = self.model.fast, self.model.encoder
         _require_whole(self.model)
-        self._lexicon = Lexicon(
-            fast["keys"], fast["idf"].astype(np.float64), fast["weights"], fast["bias"].astype(np.float64)
-        )
+        try:
+            self._fast_tier = FastTier(fast)
+        except (KeyError, ValueError, IndexError) as error:
+            raise DamagedModel(
+                f"{self.model.folder / 'fast.safetensors'} lacks or garbles {error}: restore the folder, or train it again"
+            ) from None
         self._heads = Heads(full["weights"].astype(np.float64), full["bias"].astype(np.float64))
         self._fast = Calibration(**config["calibration"]["fast"])
         self._full = Calibration(**config["calibration"]["full"])
@@ -171,7 +175,7 @@ class Scanner:
             part = slice(i, i + _GROUP)
             start, end = chosen.start[part], chosen.end[part]
             buffer, offsets = gather(values, start, end)
-            logits = self._lexicon.logits(buffer, offsets)
+            logits = self._fast_tier.logits(buffer, offsets)
             chosen.fast_score[part] = self._fast.score(logits[:, POSITIVE])
             if self.depth == "full":
                 refused = (chosen.fast_score[part] < floor) & (chosen.audited[part] == "")

@@ -16,8 +16,9 @@ from tropescan.detector import OUTPUTS, POSITIVE, Calibration
 from tropescan.embedding import require_encoder
 from tropescan.errors import InputError, LabelError
 from tropescan.evaluation import Report, choose_thresholds, measure, unjudged
+from tropescan.fastfit import packed
 from tropescan.fits import Logits
-from tropescan.fitting import fit_all, packed
+from tropescan.fitting import fit_all
 from tropescan.gate import Gate, parse
 from tropescan.material import FOLDS, gathered
 from tropescan.pointers import Say
@@ -106,8 +107,7 @@ def train(
     _check(passages, positive, passed, folder)
     everything = gathered(passages, extra, refused, unlabelled)
     kept = fits.place(folder, everything, ENCODER)
-    itself, logits = fit_all(everything, ENCODER, kept, say)
-    words, tuned = itself.lexicon, itself.tuned
+    encoded, fast, logits = fit_all(everything, ENCODER, kept, say)
     reports = finish(
         folder,
         name,
@@ -124,8 +124,8 @@ def train(
             "training_sources": sorted({source_key(p.source) for p in [*passages, *extra]}),
         },
         gate=gate,
-        fast={"keys": words.known, "idf": words.idf, "weights": words.weights.astype(np.float16), "bias": words.bias},
-        encoder={**tuned.tensors, "weights": tuned.weights, "bias": tuned.bias},
+        fast=fast.tier,
+        encoder={**encoded.tuned.tensors, "weights": encoded.tuned.weights, "bias": encoded.tuned.bias},
     )
     fits.clear(folder)
     return reports

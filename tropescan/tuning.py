@@ -56,10 +56,10 @@ class Bench:
 
         self._torch = torch
         encoder = SentenceEncoder(reference, {}, threads=threads)
-        self._model, tokenizer = encoder.transformer, encoder.tokenizer
+        self._model, self._tokenizer = encoder.transformer, encoder.tokenizer
         self._first = len(self._model.encoder.layer) - int(reference["tuned_layers"])
         self._base: list[State] = [one.state_dict() for one in self._model.encoder.layer]
-        cut = tokenizer(
+        cut = self._tokenizer(
             list(texts),
             truncation=True,
             max_length=int(reference["window_tokens"]),
@@ -74,6 +74,12 @@ class Bench:
         self._states = torch.from_numpy(block).view(torch.bfloat16)
         if not known:
             self._lower()
+
+    def vectors(self, words: list[str]) -> Floats:
+        """The mean (n, width) of the encoder's own embeddings of the tokens of each word."""
+        table = self._model.embeddings.word_embeddings.weight.detach().numpy()
+        tokens = self._tokenizer(words, add_special_tokens=False)["input_ids"]
+        return np.stack([table[t].mean(axis=0) if t else np.zeros(table.shape[1]) for t in tokens]).astype(np.float64)
 
     def _lower(self) -> None:
         torch = self._torch
@@ -154,8 +160,7 @@ class Bench:
         weights = [*heads.parameters(), *(p for state in tuned for p in state.values())]
         optimizer = torch.optim.AdamW(groups, weight_decay=DECAY, fused=True)
         rng = np.random.default_rng(seed)
-        turn = rng.random(len(rows))
-        epochs = [self._shuffled(rows[(turn + e * share) % 1 < share], rng) for e in range(EPOCHS)]
+        epochs = [self._shuffled(rows[seen], rng) for seen in turns(share, EPOCHS, rng)]
         steps = sum(map(len, epochs))
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda s: min((s + 1) / (WARM * steps), max(0.0, (steps - s) / ((1 - WARM) * steps)))
@@ -233,6 +238,12 @@ class Bench:
             for some in _batches(order, 32):
                 out[some] = self._judge(states, heads, [int(rows[k]) for k in some], none)[0].numpy()
         return out
+
+
+def turns(share: Floats, epochs: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """Which passages (n,) each epoch sees: each passage as many, to less than one, as its share (n,) of them, evenly spread."""
+    begin = rng.random(len(share))
+    return [(begin + epoch * share) % 1 < share for epoch in range(epochs)]
 
 
 def _reserve(states: Path, size: int) -> None:
