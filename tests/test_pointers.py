@@ -18,7 +18,7 @@ from tests.conftest import EVIL, PLAIN, write_shard
 from tropescan import corpus
 from tropescan.errors import InputError, LabelError, NoSuchPath
 from tropescan.passages import cut
-from tropescan.pointers import resolve, unlabelled
+from tropescan.pointers import drawn, resolve
 from tropescan.training import passing
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -233,7 +233,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_unlabelled_passages_are_those_that_pass_with_their_sources(folder: Path) -> None:
-    found = unlabelled(folder, GATE, 1000)
+    found = drawn(folder, GATE, 1000)
     expected = {(LONG[a:b], "a.parquet") for a, b in cut(LONG)}
     expected |= {(f"{EVIL} Number {i}. {PLAIN}", f"s{i % 7}") for i in range(30) if i % 3}
     assert len(cut(LONG)) > 2 and len(found) == len(expected) and set(found) == expected
@@ -241,12 +241,12 @@ def test_unlabelled_passages_are_those_that_pass_with_their_sources(folder: Path
 
 
 def test_unlabelled_passages_are_drawn_alike_twice_and_no_more_than_asked(folder: Path) -> None:
-    every = unlabelled(folder, GATE, 1000)
+    every = drawn(folder, GATE, 1000)
     for most in (0, 1, 7, len(every)):
-        some = unlabelled(folder, GATE, most)
-        assert some == unlabelled(folder, GATE, most)
+        some = drawn(folder, GATE, most)
+        assert some == drawn(folder, GATE, most)
         assert len(some) == most == len(set(some)) and set(some) <= set(every)
-    assert unlabelled(folder, GATE, 7) != every[:7]  # at random, not the first of the first shard
-    assert unlabelled(folder, lambda texts: [False] * len(texts), 7) == []
+    assert drawn(folder, GATE, 7) != every[:7]  # at random, not the first of the first shard
+    assert drawn(folder, lambda texts: [False] * len(texts), 7) == []
     with pytest.raises(NoSuchPath, match="no Parquet shard"):
-        unlabelled(folder / "none", GATE, 7)
+        drawn(folder / "none", GATE, 7)
