@@ -61,14 +61,16 @@ def test_train_twice_cut_off_once_and_evaluate(labels: Path, tmp_path: Path, tro
     options = ["--labels", str(labels), "--refused", str(tmp_path / "plain"), "--name", "mine", "--json"]
     command = [sys.executable, "-m", "tropescan", "train", *options, "--out", str(tmp_path / "two")]
     left = cut_off(command, tmp_path / "two", tmp_path / "tmp")
-    assert 1 <= len(left) < 4
+    encoders, fast = (sum(path.name.startswith(kind) for path in left) for kind in ("encoded-", "fast-"))
+    assert encoders >= 1 and fast < 4
     for name in ("one", "two"):
         done = tropescan("train", *options, "--out", tmp_path / name)
         assert done.returncode == 0, done.stderr
         reports.append(json.loads(done.stdout))
         said.append(done.stderr)
         assert "refused by the gate, taken as not positive: 20 passages" in done.stderr
-    assert f"{len(left)} of 4 fits are there from a run that was cut off" in said[1] and "fits are" not in said[0]
+    assert f"{encoders} of 4 encoders and {fast} of 4 fast tiers are there from a run that was cut off" in said[1]
+    assert "cut off" not in said[0]
     assert reports[0] == reports[1] and not list(tmp_path.glob("*/.fits-*"))
     for file in (
         "config.json",

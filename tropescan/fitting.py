@@ -64,9 +64,13 @@ def fit_all(corpus: Corpus, reference: dict[str, Any], kept: Path, say: Say) -> 
     temporary folder has no room for the lower layers' states.
     """
     with TemporaryDirectory(prefix="tropescan-") as folder:
-        todo = [fold for fold in (-1, *range(FOLDS)) if not _path(kept, Fast, fold).is_file()]  # the longest first
-        if len(todo) <= FOLDS:
-            say(f"{FOLDS + 1 - len(todo)} of {FOLDS + 1} fits are there from a run that was cut off")
+        every = (-1, *range(FOLDS))  # the longest first
+        todo = [fold for fold in every if not _path(kept, Fast, fold).is_file()]
+        there = sum(_path(kept, Encoded, fold).is_file() for fold in every)
+        if there:
+            say(
+                f"{there} of {len(every)} encoders and {len(every) - len(todo)} of {len(every)} fast tiers are there from a run that was cut off"
+            )
         states = Path(folder) / "states"
         if todo:
             say("running what lies below the encoder's tuned layers")
