@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from threadpoolctl import ThreadpoolController
 
 from tropescan.lexicon import Keys, Known, Lexicon
 from tropescan.schema import Bytes, Floats, Ints
@@ -35,6 +36,7 @@ class FastTier:
         self._place = np.append(arrays["place"].astype(np.int64), -1)  # the last is for unknown words
         self._hidden = Dense(arrays["hidden"], arrays["hidden_bias"])
         self._out = Dense(arrays["out"], arrays["out_bias"])
+        self._blas = ThreadpoolController()
 
     def logits(self, values: Bytes, offsets: Ints) -> Floats:
         """The outputs (n, outputs) of the passages that lie at `offsets` (n + 1) in `values`, as lexicon.gather gives them."""
@@ -64,10 +66,13 @@ class FastTier:
 
     def network(self, pooled: Floats) -> Floats:
         """The network's outputs (n, outputs)."""
-        outputs = [
-            self._out.of(_grid(np.maximum(self._hidden.of(pooled[i : i + _BLOCK]), 0.0), 1024))
-            for i in range(0, len(pooled), _BLOCK)
-        ]
+        outputs = []
+        with self._blas.limit(
+            limits=1, user_api="blas"
+        ):  # hosts have a process a core: more threads than cores halve the speed
+            for i in range(0, len(pooled), _BLOCK):
+                hidden = np.maximum(self._hidden.of(pooled[i : i + _BLOCK]), 0.0)
+                outputs.append(self._out.of(_grid(hidden, 1024)))
         return np.concatenate(outputs) if outputs else np.zeros((0, len(self._out.bias)))
 
 
