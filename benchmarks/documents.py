@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import page
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -107,9 +108,7 @@ def main() -> None:
         "",
         *table(given.model),
     ]
-    print("\n".join(lines))
-    if given.report:
-        given.report.write_text("\n".join(lines) + "\n")
+    page.tell(lines, given.report)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import page
 import pyarrow.parquet as pq
 
 from tropescan import corpus, persistence
@@ -73,9 +74,7 @@ def main() -> None:
     rows = share(gate, given.background)
     for name, total, passed in [*rows, ("all", sum(r[1] for r in rows), sum(r[2] for r in rows))]:
         lines.append(f"| {name} | {total:,} | {passed:,} | {passed / max(1, total):.2%} |")
-    print("\n".join(lines))
-    if given.report:
-        given.report.write_text("\n".join(lines) + "\n")
+    page.tell(lines, given.report)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import page
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -166,11 +167,8 @@ def main() -> int:
         "| shard | file | worker, peak resident | parent, peak resident | scan |",
         "| --- | --- | --- | --- | --- |",
         *rows,
-        "",
     ]
-    if given.report:
-        given.report.write_text("\n".join(lines))
-    print("\n".join(lines))
+    page.tell(lines, given.report)
     return int(broken)
 
 

@@ -86,6 +86,13 @@ def command() -> str:
     return f"python benchmarks/{Path(sys.argv[0]).name} {shlex.join(sys.argv[1:])}".strip()
 
 
+def tell(lines: Sequence[str], report: Path | None) -> None:
+    """Prints a page and, where a report is asked for, writes it."""
+    print("\n".join(lines))
+    if report:
+        report.write_text("\n".join(lines) + "\n")
+
+
 def put(report: Path, title: str, lines: Sequence[str]) -> None:
     """Writes the section `## title` of the report, in place of the one that is there; others stay as they are."""
     old = (

@@ -35,14 +35,15 @@ def main() -> None:
     given = options.parse_args()
     passages, model = load(given.labels), persistence.load(given.model)
     scores = scan_texts([p.text for p in passages], model=given.model, depth="full")
+    fast, full = scores["fast_score"].to_pylist(), scores["score"].to_pylist()
     threshold = model.thresholds["full"]["default"]["threshold"]
     rows = []
     for kind, what in KINDS.items():
         mine = [i for i, p in enumerate(passages) if p.id.endswith(f"-{kind}")]
         if not mine:
             continue
-        passed = sum(scores["fast_score"][i].as_py() is not None for i in mine)
-        flagged = sum((scores["score"][i].as_py() or 0.0) >= threshold for i in mine)
+        passed = sum(fast[i] is not None for i in mine)
+        flagged = sum((full[i] or 0.0) >= threshold for i in mine)
         low, high = wilson(flagged, len(mine))
         share = f"{flagged / len(mine):.0%}, {low:.0%} to {high:.0%}"
         rows.append([kind, what, str(len(mine)), f"{passed / len(mine):.0%}", share, f"{flagged / max(passed, 1):.0%}"])
@@ -62,11 +63,8 @@ def main() -> None:
         *page.table(head, rows),
         "",
         "The first two kinds are positive, the others are not. Written and labelled by language models; one reading.",
-        "",
     ]
-    if given.report:
-        given.report.write_text("\n".join(lines))
-    print("\n".join(lines))
+    page.tell(lines, given.report)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 
 import duckdb
+import page
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -153,9 +154,7 @@ def main() -> int:
             )
             if contender in ("filter --mode drop", "weights") and ratio < FLOOR:
                 slow.append(f"{contender} runs at {ratio:.2f} of the rewrite, floor {FLOOR}")
-    print("\n".join(lines))
-    if given.out:
-        given.out.write_text("\n".join(lines) + "\n")
+    page.tell(lines, given.out)
     for line in slow:
         print(line, file=sys.stderr)
     return int(bool(slow))

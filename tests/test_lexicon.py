@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tropescan import lexicon
+from tropescan.detector import OUTPUTS
 from tropescan.fast import FastTier
+from tropescan.fastfit import fit_fast
 from tropescan.schema import Bytes, Ints
 
 TEXTS = st.lists(st.text(st.sampled_from("abcXYZ09 .,'\n\té漢\U0001f916-"), max_size=80), min_size=1, max_size=8)
@@ -150,6 +152,16 @@ def test_outputs_are_those_of_the_formula_in_plain_python() -> None:
     wanted = 0.5 * (linear + hidden @ arrays["out"] + arrays["out_bias"])
     assert near.count(1) > 0 and near.count(2) > 0
     assert np.abs(FastTier(arrays).logits(*gathered([text]))[0] - wanted).max() < 0.01
+
+
+def test_the_fast_tier_is_fitted_on_words_that_are_long_and_not_ascii() -> None:
+    rng = np.random.default_rng(0)
+    many = ["".join(map(chr, rng.integers(0x4E00, 0x9FA5, 58))) for _ in range(4200)]  # 730 KB of words
+    texts = [" ".join(many[i : i + 60]) for i in range(0, len(many), 60)] * 3
+    target = np.tile(np.arange(len(texts))[:, None] % 2, len(OUTPUTS)).astype(np.float64)
+    vectors = {w: rng.normal(size=8) for w in many}
+    arrays = fit_fast(texts, target, len(texts), lambda words: np.stack([vectors.get(w, np.ones(8)) for w in words]))
+    assert (arrays["place"] >= 0).sum() >= len(many) and np.isfinite(arrays["out"]).all()
 
 
 def test_unknown_words_are_unknown_and_shared_slots_are_told_apart() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from tropescan.lexicon import Keys, Known, Lexicon
+from tropescan.lexicon import Known, Lexicon
 from tropescan.schema import Bytes, Floats, Ints
 
 IDF_GRID = 16  # inverse document frequencies times this are whole numbers in the sums of vectors
@@ -19,7 +19,7 @@ _BLOCK = 256  # passages that go through the network at a time: the work arrays 
 
 
 class FastTier:
-    """Logits of passages, the mean of those of two models, from the arrays of fast.safetensors (made by fitting.fit_fast):
+    """Logits of passages, the mean of those of two models, from the arrays of fast.safetensors (made by fastfit.fit_fast):
 
     keys (k,) and anchors (a,) of the lexicon; idf (k,), weights (k, outputs), bias (outputs,) of the linear model on l2-normalised TF-IDF values
     with logarithmic counts; vectors (v, dimensions) int8, the place (k,) of a word's vector among them (-1: none), and hidden
@@ -67,9 +67,8 @@ class FastTier:
     def network(self, pooled: Floats) -> Floats:
         """The network's outputs (n, outputs)."""
         outputs = []
-        with self._blas.limit(
-            limits=1, user_api="blas"
-        ):  # hosts have a process a core: more threads than cores halve the speed
+        # hosts have a process a core: more threads than cores halve the speed
+        with self._blas.limit(limits=1, user_api="blas"):
             for i in range(0, len(pooled), _BLOCK):
                 hidden = np.maximum(self._hidden.of(pooled[i : i + _BLOCK]), 0.0)
                 outputs.append(self._out.of(_grid(hidden, 1024)))
@@ -94,16 +93,6 @@ def features(known: Known, idf: Floats) -> tuple[Ints, Ints, Floats]:
     cell, times = np.unique(owner[hit] * len(idf) + number[hit], return_counts=True)
     number = cell % len(idf)
     return cell // len(idf), number, _grid(idf[number] * (1.0 + np.log(times)), 1024)
-
-
-def anchors(words: list[str]) -> Keys:
-    """The keys of these words, sorted; each is one word."""
-    from tropescan.lexicon import words as hashed
-
-    key, _, _ = hashed(np.frombuffer("\n".join([*words, ""]).encode(), np.uint8))
-    if len(key) != len(words):
-        raise ValueError("an anchor is one word")
-    return np.sort(key)
 
 
 def _grid(values: Floats, steps: int) -> Floats:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -11,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from tropescan.detector import OUTPUTS, POSITIVE
-from tropescan.fast import FastTier, anchors, features
-from tropescan.lexicon import Keys, Known, Lexicon, gather, keys, mentions, nearness, placeable, words
+from tropescan.fast import FastTier, features
+from tropescan.lexicon import Keys, Known, Lexicon, gather, keys, mentions, nearness, placeable
 from tropescan.schema import Bytes, Floats, Ints, buffers, texts
 
 Vectors = Callable[[list[str]], Floats]
@@ -43,7 +42,7 @@ def fit_fast(written: list[str], target: Floats, labelled: int, vectors: Vectors
     distillation).
     """
     values, offsets = packed(written)
-    marks = anchors(ANCHORS.split())
+    marks = np.sort(_hashed(ANCHORS.split()))
     known, df = _vocabulary(values, offsets, marks)
     idf = (np.log(len(written) / df) + 1.0).astype(np.float32)
     weight = np.where(np.arange(len(written)) < labelled, 1.0, SOFT)
@@ -111,14 +110,19 @@ def _linear(read: Known, idf: Floats, target: Floats, weight: Floats) -> tuple[F
 
 def _spelled(written: list[str], known: Keys) -> dict[int, str]:
     """The known words by their number: what was hashed, spelled out. (Mentions have no vector.)"""
-    spelled = sorted(Counter(w for text in written for w in set(re.findall(r"[a-z0-9]+|[^\x00-\x7f]+", text.lower()))))
-    out: dict[int, str] = {}
-    for i in range(0, len(spelled), 4096):
-        some = [w for w in spelled[i : i + 4096] if len(w) < 60]
-        key, _, _ = words(np.frombuffer("\n".join([*some, ""]).encode(), np.uint8))
-        number = np.minimum(np.searchsorted(known, key), len(known) - 1)
-        out |= {int(k): w for k, w, h in zip(number, some, key, strict=True) if known[k] == h}
-    return dict(sorted(out.items()))
+    found = {w for text in written for w in re.findall(r"[a-z0-9]+|[^\x00-\x7f]+", text.lower()) if len(w) < 60}
+    spelled = sorted(found)
+    key = _hashed(spelled)
+    number = np.minimum(np.searchsorted(known, key), len(known) - 1)
+    return dict(sorted((int(k), w) for k, w, h in zip(number, spelled, key, strict=True) if known[k] == h))
+
+
+def _hashed(spelled: list[str]) -> Keys:
+    """The keys (n,) of these words, each of which is one word."""
+    found = keys(*packed(spelled)).key
+    if len(found) != len(spelled):
+        raise ValueError("what is hashed is not one word each")
+    return found
 
 
 def _reduced(wide: Floats, idf: Floats) -> Any:
