@@ -207,6 +207,17 @@ def children(pid: int) -> list[int]:
     return found
 
 
+def test_workers_that_die_while_they_start_are_told(tmp_path: Path, tropescan: Run) -> None:
+    write_shard(tmp_path / "a.parquet", [PLAIN])
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\nif '--multiprocessing-fork' in sys.orig_argv: os._exit(7)"
+    )
+    begun = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = tropescan("scan", tmp_path / "a.parquet", "--db", tmp_path / "x.duckdb", "--depth", "fast", env=begun)
+    assert done.returncode == 1 and "workers die while they start (exit code 7)" in done.stderr
+    assert "defect" not in done.stderr and "Traceback" not in done.stderr
+
+
 def test_a_worker_that_is_killed_twice_costs_its_unit(tmp_path: Path, tropescan: Run) -> None:
     db = tmp_path / "x.duckdb"
     for i in range(4):

@@ -113,11 +113,12 @@ class Pool:
                 yield order, {"say": "died", "ready": ready, "how": how}
 
     def _replace(self, worker: Worker) -> int:
-        code = worker.end()
+        at, code = self.workers.index(worker), worker.end()
+        del self.workers[at]
         self._stillborn = 0 if worker.ready else self._stillborn + 1
         if self._stillborn > 2:
             raise TropescanError(
                 f"workers die while they start (exit code {code}): is there enough memory? try --workers 1 or --depth fast"
             )
-        self.workers[self.workers.index(worker)] = Worker(self._setup)
+        self.workers.insert(at, Worker(self._setup))
         return code
