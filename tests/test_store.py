@@ -7,10 +7,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import duckdb
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.conftest import EVIL, PLAIN, contents, write_shard
 from tropescan import persistence, shards
@@ -57,6 +60,30 @@ def test_a_part_survives_the_pipe(shard: tuple[File, Plan, Part]) -> None:
     )
     assert part.counters["rows"] == 4 and part.counters["gated_documents"] == 2 and part.counters["null_documents"] == 1
     assert part.documents["domain"].to_pylist() == ["a.example", None]
+
+
+URL = st.one_of(
+    st.text(max_size=12),
+    st.from_regex(
+        r"(HTTP|https?|ftp|)(://|:|//)([A-Za-z.é@:\[\]0-9\t-]{0,12})([/?#:][a-z@:/?#]{0,6})?", fullmatch=True
+    ),
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(urls=st.lists(URL, min_size=1, max_size=40))
+def test_a_domain_is_the_host_of_the_url(tmp_path_factory: pytest.TempPathFactory, urls: list[str]) -> None:
+    path = write_shard(tmp_path_factory.mktemp("urls") / "a.parquet", [EVIL] * len(urls), url=urls)
+    file = shards.find([path])[0]
+    part = scan_unit(SCANNER, file, Columns(), shards.plan(file, Columns()).units[0])
+    assert part.documents["domain"].to_pylist() == [host(u) for u in urls]
+
+
+def host(url: str) -> str | None:
+    try:
+        return (urlsplit(url).hostname or "").removeprefix("www.") or None
+    except ValueError:
+        return None
 
 
 def test_a_repeated_commit_changes_nothing(tmp_path: Path, shard: tuple[File, Plan, Part]) -> None:
