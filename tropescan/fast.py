@@ -54,14 +54,15 @@ class FastTier:
     def pooled(self, known: Known) -> Floats:
         """The network's input (n, 3 * dimensions)."""
         place = self._place[known.number]
-        parts = []
-        for level in range(3):
-            some = np.flatnonzero((place >= 0) & (known.near >= level))
+        sums: Floats | float = 0.0
+        parts: list[Floats] = []
+        for level in (2, 1, 0):  # what is next to an anchor is near it, too: every word is summed once
+            some = np.flatnonzero((place >= 0) & (known.near == level))
             share = self._share[known.number[some]]
-            sums = _sums(known.n, known.owner[some], place[some], share, self._vectors).astype(np.float64)
+            sums = sums + _sums(known.n, known.owner[some], place[some], share, self._vectors).astype(np.float64)
             norm = np.sqrt((sums * sums).sum(axis=1))
             norm[norm == 0] = 1.0
-            parts.append(_grid(sums / norm[:, None] * np.sqrt(sums.shape[1]), 1024))
+            parts.insert(0, _grid(sums / norm[:, None] * np.sqrt(sums.shape[1]), 1024))
         return np.concatenate(parts, axis=1)
 
     def network(self, pooled: Floats) -> Floats:
