@@ -54,7 +54,7 @@ class FastTier:
     def pooled(self, known: Known) -> Floats:
         """The network's input (n, 3 * dimensions)."""
         place = self._place[known.number]
-        sums: Floats | float = 0.0
+        sums: Floats = np.zeros((known.n, self._vectors.shape[1]))
         parts: list[Floats] = []
         for level in (2, 1, 0):  # what is next to an anchor is near it, too: every word is summed once
             some = np.flatnonzero((place >= 0) & (known.near == level))

@@ -61,7 +61,7 @@ def _run(given: argparse.Namespace, files: list[File], display: Display) -> Summ
 
         folder = folder or Folder(f"{given.db}.parts", [f.path for f in files])
         return run_on_ray(files, folder, Store(given.db, given.wait) if given.db else None, display, **settings)
-    from tropescan.runners.local import run
+    from tropescan.runners.local.run import run
 
     return run(files, folder or Store(given.db, given.wait), display, **settings)
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from tropescan.errors import ShardError, TropescanError
 from tropescan.parts import Part, Tick, scan_unit
-from tropescan.runners.schedule import Message
 from tropescan.scanner import Scanner
 from tropescan.shards import Columns, File, Unit, fingerprint, plan
+
+Message = dict[str, Any]
+"""An order or what comes of it, as JSON holds it."""
 
 
 def planned(file: File, columns: Columns) -> Message:

@@ -12,10 +12,10 @@ from typing import Any, Protocol
 from tropescan.errors import WorkerDied
 from tropescan.parts import Part
 from tropescan.persistence import Model
+from tropescan.runners.orders import Message
 from tropescan.shards import File, Plan, Unit
 from tropescan.store import Entry
 
-Message = dict[str, Any]
 Scored = tuple[str, str, Unit, Part]
 """A part with its key: shard, model, unit."""
 

@@ -16,7 +16,7 @@ from tropescan import errors
 from tropescan.errors import TropescanError
 from tropescan.parts import Part
 from tropescan.runners.local.worker import work
-from tropescan.runners.schedule import Message
+from tropescan.runners.orders import Message
 
 
 class Worker:

@@ -13,8 +13,8 @@ from tropescan import errors
 from tropescan.errors import StoreError, TropescanError
 from tropescan.parts import Part
 from tropescan.runners import score_parts
+from tropescan.runners.orders import Message
 from tropescan.runners.ray.worker import Worker
-from tropescan.runners.schedule import Message
 
 PATIENCE = 10.0  # seconds until a part that a worker wrote must be visible here: network filesystems lag
 SLOW = 60.0  # seconds without any actor after which the user is told why nothing moves

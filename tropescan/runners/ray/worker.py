@@ -7,8 +7,7 @@ from typing import Any
 
 from tropescan.errors import ModelError, TropescanError
 from tropescan.runners import score_parts
-from tropescan.runners.orders import defect, planned, scanned, unit_of
-from tropescan.runners.schedule import Message
+from tropescan.runners.orders import Message, defect, planned, scanned, unit_of
 from tropescan.scanner import Scanner
 from tropescan.shards import Columns, File, Plan
 from tropescan.store import Entry
