@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from page import affinity, command, figure, machine, put, table, versions
 
 from tropescan import persistence
-from tropescan.detector import POSITIVE, Calibration, Heads
+from tropescan.detector import Calibration, Heads
 from tropescan.embedding import Embedding, encoder
 from tropescan.embedding.backends import processor_has_bf16
 from tropescan.passages import cut
@@ -109,8 +109,8 @@ def rows(all_: list[Contestant], model: persistence.Model, passages: list[str]) 
     calibration = Calibration(**model.config["calibration"]["full"])
 
     def score(one: Contestant) -> Any:
-        z = heads.logits(one.vectors)[:, POSITIVE]
-        return calibration.score(np.zeros(len(z)), z)
+        z = heads.logits(one.vectors)
+        return calibration.score(np.zeros(z.shape), z)
 
     base, n, size = all_[0], len(passages), sum(len(p.encode()) for p in passages) / 1e6
     told = []

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from tests.conftest import EVIL, PLAIN, contents, python, sample_documents, write_shard
 from tropescan import persistence
-from tropescan.detector import POSITIVE, Calibration, Heads
+from tropescan.detector import Calibration, Heads
 from tropescan.embedding import BACKENDS, Embedding, SentenceEncoder, backends, encoder, require_encoder
 from tropescan.embedding.pooling import Pooling
 from tropescan.errors import DamagedModel, InputError, MissingExtra, ModelError
@@ -59,8 +59,8 @@ def logits(found: Floats) -> Floats:
 
 
 def score(found: Floats) -> Floats:
-    z = logits(found)[:, POSITIVE]
-    return Calibration(**MODEL.config["calibration"]["full"]).score(np.zeros(len(z)), z)
+    z = logits(found)
+    return Calibration(**MODEL.config["calibration"]["full"]).score(np.zeros(z.shape), z)
 
 
 @pytest.mark.parametrize("backend", HERE[1:])

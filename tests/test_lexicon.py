@@ -16,7 +16,9 @@ from tropescan.fast import FastTier
 from tropescan.fastfit import fit_fast
 from tropescan.schema import Bytes, Ints
 
-TEXTS = st.lists(st.text(st.sampled_from("abcXYZ09 .,'\n\té漢\U0001f916-"), max_size=80), min_size=1, max_size=8)
+TEXTS = st.lists(
+    st.text(st.sampled_from("abcXYZ09 .,'\n\té漢\U0001f916-’“\u00a0»⁰₀"), max_size=80), min_size=1, max_size=8
+)
 MASK = (1 << 64) - 1
 
 
@@ -34,7 +36,8 @@ def mix(h: int) -> int:
 def reference(text: str) -> list[tuple[int, int]]:
     """The keys of a text's words, and those of their first bytes before they are mixed."""
     out = []
-    for word in re.findall(rb"[a-z0-9\x80-\xff]+", text.encode().lower()):
+    bare_text = re.sub("[\u0080-\u00bf\u2000-\u207f]", " ", text)
+    for word in re.findall(rb"[a-z0-9\x80-\xff]+", bare_text.encode().lower()):
         bare = [
             sum(byte * pow(0x9E3779B97F4A7C15, i, 1 << 64) for i, byte in enumerate(part)) & MASK
             for part in (word, word[: lexicon.PREFIX])

@@ -35,11 +35,15 @@ def encoder(change: dict[str, Any] | None = None) -> dict[str, Any]:
 def small(folder: Path, **change: Any) -> Path:
     """A small model folder: the gate passes texts with a robot or an artificial intelligence, and "crew" makes a passage positive."""
     known = np.unique(keys(*packed(["crew"])).key)
+    level = "intensity>=3"
     levels = {n: {"threshold": 0.5, "low": 0.4, "high": 0.6} for n in ("default", "precision_0.8")}
     parts: dict[str, Any] = {
         "config": {
             "audit": 0.0,
-            "calibration": {d: {"fast": 1.0, "encoder": float(d == "full"), "shift": 0.0} for d in persistence.DEPTHS},
+            "calibration": {
+                depth: {"fast": {level: 1.0}, "encoder": {level: 1.0} if depth == "full" else {}, "shift": 0.0}
+                for depth in persistence.DEPTHS
+            },
             "encoder": {"dimensions": WIDTH, "tuned_layers": 1},
             "fast_floor": 0.1,
             "hit_floor": 0.05,
@@ -109,7 +113,7 @@ def test_another_format_is_refused(folder: Path) -> None:
     for other in (1, 99):  # 1: encoder tensors of another meaning
         manifest = json.loads((folder / "manifest.json").read_text()) | {"format": other}
         (folder / "manifest.json").write_text(json.dumps(manifest))
-        with pytest.raises(ModelError, match=f"format {other}; this tropescan reads format 3"):
+        with pytest.raises(ModelError, match=f"format {other}; this tropescan reads format 4"):
             persistence.load(folder)
 
 

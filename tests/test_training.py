@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import PLAIN, sample_documents, sample_labels, write_shard
-from tropescan.detector import OUTPUTS, POSITIVE
+from tropescan.detector import OUTPUTS
 from tropescan.fits import Logits
 from tropescan.training import calibrate
 
@@ -96,9 +96,9 @@ def test_calibration_rests_on_the_passages_that_reach_the_tier() -> None:
     fast, encoder = (random.normal(positive[:, None] * 1.5, 1.0, (400, len(OUTPUTS))) for _ in range(2))
     passed = random.random(400) < 0.8
     calibration, floor = calibrate(Logits(fast, encoder), positive, passed)
-    refused = ~passed | (calibration["fast"].score(fast[:, POSITIVE]) < floor)
+    refused = ~passed | (calibration["fast"].score(fast) < floor)
     assert refused.sum() > (~passed).sum()
     wild = np.where(refused[:, None], 9.0, encoder)
     assert calibrate(Logits(np.where(passed[:, None], fast, -9.0), wild), positive, passed) == (calibration, floor)
-    mean = calibration["full"].score(fast[:, POSITIVE], encoder[:, POSITIVE])[~refused].mean()
+    mean = calibration["full"].score(fast, encoder)[~refused].mean()
     assert abs(mean - positive[~refused].mean()) < 1e-3

@@ -44,17 +44,22 @@ class Heads:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Platt scaling (Platt 1999) fitted on out-of-source predictions: P(intensity >= 3) = sigmoid(fast * z_fast + encoder * z_encoder + shift)."""
+    """Platt scaling (Platt 1999) of several logits at once, fitted on out-of-source predictions: P(intensity >= 3) is the logistic function of
+    `shift` and the weighted logits of the outputs named in `fast` and in `encoder`."""
 
-    fast: float
-    encoder: float
+    fast: dict[str, float]
+    encoder: dict[str, float]
     shift: float
 
     def score(self, fast: Floats, encoder: Floats | None = None) -> Floats:
-        """The calibrated probability from the `POSITIVE` logits (n,) of the tiers that ran, rounded to DECIMALS."""
-        z = self.fast * fast + self.shift
-        if encoder is not None:
-            z = z + self.encoder * encoder
+        """The calibrated probability (n,) from the logits (n, outputs) of the tiers that ran, rounded to DECIMALS."""
+        z = np.full(len(fast), self.shift)
+        for weights, logits in ((self.fast, fast), (self.encoder, encoder)):
+            if logits is None:
+                continue
+            for name in sorted(weights, key=OUTPUTS.index):
+                # column by column: a matrix product's rounding depends on the batch
+                z = z + weights[name] * logits[:, OUTPUTS.index(name)]
         return np.round(sigmoid(z), DECIMALS)
 
 

@@ -110,7 +110,10 @@ def _linear(read: Known, idf: Floats, target: Floats, weight: Floats) -> tuple[F
 
 def _spelled(written: list[str], known: Keys) -> dict[int, str]:
     """The known words by their number: what was hashed, spelled out. (Mentions have no vector.)"""
-    found = {w for text in written for w in re.findall(r"[a-z0-9]+|[^\x00-\x7f]+", text.lower()) if len(w) < 60}
+    # words as the scan finds them: only ASCII letters are made small, and quotes and dashes are of none
+    small = (text.encode().lower().decode() for text in written)
+    word = re.compile("[a-z0-9\u00c0-\u1fff\u2080-\U0010ffff]+")
+    found = {w for text in small for w in word.findall(text) if len(w) < 60}
     spelled = sorted(found)
     key = _hashed(spelled)
     number = np.minimum(np.searchsorted(known, key), len(known) - 1)

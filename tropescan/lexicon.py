@@ -62,9 +62,19 @@ class Words:
     owner: Ints
 
 
+def _marks(values: Bytes) -> list[Ints]:
+    """Where the bytes lie of U+0080 to U+00BF and U+2000 to U+207F: curly quotes, dashes and the like, which are of no word."""
+    two, three = np.flatnonzero(values == 0xC2), np.flatnonzero(values == 0xE2)
+    two, three = two[two + 1 < len(values)], three[three + 2 < len(values)]
+    three = three[(values[three + 1] & 0xFE) == 0x80]
+    return [two, two + 1, three, three + 1, three + 2]
+
+
 def words(values: Bytes) -> tuple[Keys, Keys, Ints]:
     """The words in a stretch of bytes shorter than the block: their keys, those of their first PREFIX bytes, and where each begins."""
     folded = _FOLD[values]
+    for at in _marks(values):
+        folded[at] = 0
     inside = folded != 0
     step = np.diff(inside.view(np.int8), prepend=0, append=0)
     starts, ends = np.flatnonzero(step == 1), np.flatnonzero(step == -1)

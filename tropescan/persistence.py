@@ -18,7 +18,7 @@ from tropescan.errors import DamagedModel, ModelError
 from tropescan.schema import Floats
 
 MANIFEST = "manifest.json"
-FORMAT = 3
+FORMAT = 4
 """1 had encoder tensors of another meaning, 2 a fast tier of words and pairs. 3: the fast tier's arrays as fast.FastTier takes them; of the encoder
 weights (width * (1 + queries), outputs), bias, queries, and the tuned layers, layer.N.*."""
 SCORING = ("config.json", "gate.txt", "fast.safetensors", "encoder.safetensors")

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from tropescan import passages, persistence
-from tropescan.detector import OUTPUTS, POSITIVE, Calibration, Heads, judgement
+from tropescan.detector import OUTPUTS, Calibration, Heads, judgement
 from tropescan.embedding import Embedding, encoder, require_encoder
 from tropescan.errors import DamagedModel, InputError, ModelError
 from tropescan.fast import FastTier
@@ -176,17 +176,17 @@ class Scanner:
             start, end = chosen.start[part], chosen.end[part]
             buffer, offsets = gather(values, start, end)
             logits = self._fast_tier.logits(buffer, offsets)
-            chosen.fast_score[part] = self._fast.score(logits[:, POSITIVE])
+            chosen.fast_score[part] = self._fast.score(logits)
             if self.depth == "full":
                 refused = (chosen.fast_score[part] < floor) & (chosen.audited[part] == "")
                 drawn = refused & (self._passage_share(values, start, end) < self.audit)
                 chosen.audited[part][drawn] = "fast"
                 chosen.weight[part][drawn] = 1.0 / max(self.audit, 1e-300)
                 see = np.flatnonzero(~refused | drawn)
-                fast = logits[see, POSITIVE]
+                fast = logits[see]
                 logits = np.zeros_like(logits)  # rows the encoder did not see are masked by their missing score
                 logits[see] = self._encode(values, start[see], end[see])
-                chosen.score[part][see] = self._full.score(fast, logits[see, POSITIVE])
+                chosen.score[part][see] = self._full.score(fast, logits[see])
                 encoded[part][see] = True
             else:
                 chosen.score[part] = chosen.fast_score[part]

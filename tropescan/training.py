@@ -12,7 +12,7 @@ from tropescan import fits, persistence
 from tropescan import passages as cutting
 from tropescan.card import card
 from tropescan.corpus import Passage, source_key
-from tropescan.detector import OUTPUTS, POSITIVE, Calibration
+from tropescan.detector import LEVELS, OUTPUTS, POSITIVE, Calibration
 from tropescan.embedding import require_encoder
 from tropescan.errors import InputError, LabelError
 from tropescan.evaluation import Report, choose_thresholds, measure, unjudged
@@ -24,6 +24,7 @@ from tropescan.material import FOLDS, gathered
 from tropescan.pointers import Say
 from tropescan.schema import Floats, Ints
 
+SCALED = LEVELS[1:]  # the outputs that a score rests on
 FAST_RECALL = 0.99  # of positives that pass the fast tier, out of source
 ENCODER: dict[str, Any] = {
     "name": "sentence-transformers/all-MiniLM-L6-v2",
@@ -44,19 +45,25 @@ def calibrate(logits: Logits, positive: Ints, passed: np.ndarray) -> tuple[dict[
     """Platt scaling of each depth's logits against the labels (Platt 1999), and the fast score that the encoder asks for.
 
     Each depth is fitted on the passages that reach its tier, for those alone get its score: `passed` (n,) says which the gate lets through. The
-    full depth also learns the weights of its two tiers.
+    levels beside intensity 3 are judged with errors of their own, so that all together are better than the one.
     """
-    from sklearn.linear_model import LogisticRegression
-
-    fast, encoder = logits.fast[:, POSITIVE], logits.encoder[:, POSITIVE]
-    alone = LogisticRegression(C=1e6).fit(fast[passed, None], positive[passed])
-    by_fast = Calibration(float(alone.coef_[0][0]), 0.0, float(alone.intercept_[0]))
-    score = by_fast.score(fast)
+    by_fast = _platt({"fast": SCALED}, logits, positive, passed)
+    score = by_fast.score(logits.fast)
     floor = float(np.quantile(score[(positive == 1) & passed], 1 - FAST_RECALL))
     seen = passed & (score >= floor)
-    both = LogisticRegression(C=1e6).fit(np.stack([fast, encoder], 1)[seen], positive[seen])
-    full = Calibration(float(both.coef_[0][0]), float(both.coef_[0][1]), float(both.intercept_[0]))
+    full = _platt({"fast": (OUTPUTS[POSITIVE],), "encoder": (*SCALED, "admirable")}, logits, positive, seen)
     return {"fast": by_fast, "full": full}, floor
+
+
+def _platt(used: dict[str, tuple[str, ...]], logits: Logits, positive: Ints, rows: np.ndarray) -> Calibration:
+    """The calibration on these outputs of the tiers."""
+    from sklearn.linear_model import LogisticRegression
+
+    columns = [getattr(logits, tier)[rows, OUTPUTS.index(name)] for tier, names in used.items() for name in names]
+    fitted = LogisticRegression(C=1e6, max_iter=1000).fit(np.stack(columns, 1), positive[rows])
+    weights = iter(fitted.coef_[0].tolist())
+    by_tier = {tier: {name: next(weights) for name in names} for tier, names in used.items()}
+    return Calibration(by_tier["fast"], by_tier.get("encoder", {}), float(fitted.intercept_[0]))
 
 
 @lru_cache(1)
@@ -195,6 +202,6 @@ def _check(passages: list[Passage], positive: Ints, passed: np.ndarray, folder: 
 
 def cascade(logits: Logits, calibration: dict[str, Calibration], floor: float, passed: np.ndarray) -> dict[str, Floats]:
     """The scores (n,) of each depth as the cascade gives them, 0 where a tier refuses."""
-    fast = calibration["fast"].score(logits.fast[:, POSITIVE])
-    full = calibration["full"].score(logits.fast[:, POSITIVE], logits.encoder[:, POSITIVE])
+    fast = calibration["fast"].score(logits.fast)
+    full = calibration["full"].score(logits.fast, logits.encoder)
     return {"fast": np.where(passed, fast, 0.0), "full": np.where(passed & (fast >= floor), full, 0.0)}
