@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import page
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
@@ -129,9 +130,8 @@ def report(path: str, db: Path, judged: Path, out: Path) -> None:
     store = Store(db)
     model = checked(store, "full", rows)
     lines += [*prevalence(store, model["model"]), "", *refused(store, model), ""]
-    lines += [*judgement(drawn(store, model["model"]), labels, judged), ""]
-    out.write_text("\n".join(lines))
-    print("\n".join(lines))
+    lines += judgement(drawn(store, model["model"]), labels, judged)
+    page.tell(lines, out)
 
 
 def timings(path: str, db: Path, rows: int, size: int, cores: int) -> list[str]:

@@ -14,7 +14,7 @@ from tropescan import lexicon
 from tropescan.detector import OUTPUTS
 from tropescan.fast import FastTier
 from tropescan.fastfit import fit_fast
-from tropescan.schema import Bytes, Ints
+from tropescan.schema import Bytes, Floats, Ints
 
 TEXTS = st.lists(
     st.text(st.sampled_from("abcXYZ09 .,'\n\té漢\U0001f916-’“\u00a0»⁰₀"), max_size=80), min_size=1, max_size=8
@@ -165,6 +165,32 @@ def test_the_fast_tier_is_fitted_on_words_that_are_long_and_not_ascii() -> None:
     vectors = {w: rng.normal(size=8) for w in many}
     arrays = fit_fast(texts, target, len(texts), lambda words: np.stack([vectors.get(w, np.ones(8)) for w in words]))
     assert (arrays["place"] >= 0).sum() >= len(many) and np.isfinite(arrays["out"]).all()
+
+
+def test_the_words_that_are_spelled_out_are_those_of_the_scan() -> None:
+    text = "The na\u00efve \u201cautomaton\u201d \u2014 d\u00e9j\u00e07 it\u2019s \u00abcaf\u00e9\u00bb\u00a0\u6f22x \u2080 \u00c9T\u00c9 end"
+    asked: list[str] = []
+
+    def vectors(words: list[str]) -> Floats:
+        asked.extend(words)
+        return np.random.default_rng(0).normal(size=(len(words), 8))
+
+    target = np.tile(np.arange(6)[:, None] % 2, len(OUTPUTS)).astype(np.float64)
+    fit_fast([text] * 6, target, 6, vectors)
+    expected = {
+        "the",
+        "na\u00efve",
+        "automaton",
+        "d\u00e9j\u00e07",
+        "it",
+        "s",
+        "caf\u00e9",
+        "\u6f22x",
+        "\u2080",
+        "\u00c9t\u00c9",
+        "end",
+    }
+    assert expected <= set(asked) and all(w.isascii() for w in set(asked) - expected)
 
 
 def test_unknown_words_are_unknown_and_shared_slots_are_told_apart() -> None:

@@ -1,9 +1,10 @@
 """Turns passages into their known words by hashing whole byte buffers with numpy: no Python object a word.
 
-A word is a run of ASCII letters and digits or of non-ASCII bytes; ASCII case is folded. A word's key is a polynomial hash of its bytes modulo
-2**64. What stands near an anchor (a word that names a machine: "robot", "AI") counts once more, by its first PREFIX bytes, for there a passage says
-what its machine does: the key of such a mention mixes those bytes with how near it is. A model knows some tens of thousands of keys; they are
-looked up in a table of 2**19 slots and compared whole, so that an unknown word is never taken for a known one except where all 64 bits agree.
+A word is a run of letters, digits and whatever is not ASCII, but for curly quotes, dashes and the like; ASCII case is folded. A word's key is a
+polynomial hash of its bytes modulo 2**64. What stands near an anchor (a word that names a machine: "robot", "AI") counts once more, by its first
+PREFIX bytes, for there a passage says what its machine does: the key of such a mention mixes those bytes with how near it is. A model knows some
+tens of thousands of keys; they are looked up in a table of 2**19 slots and compared whole, so that an unknown word is never taken for a known
+one except where all 64 bits agree.
 """
 
 from __future__ import annotations

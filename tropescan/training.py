@@ -24,7 +24,7 @@ from tropescan.material import FOLDS, gathered
 from tropescan.pointers import Say
 from tropescan.schema import Floats, Ints
 
-SCALED = LEVELS[1:]  # the outputs that a score rests on
+SCALED = LEVELS[1:]  # the levels that a score rests on
 FAST_RECALL = 0.99  # of positives that pass the fast tier, out of source
 ENCODER: dict[str, Any] = {
     "name": "sentence-transformers/all-MiniLM-L6-v2",
