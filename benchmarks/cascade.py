@@ -1,10 +1,13 @@
 """What the gate and the fast tier lose: documents positive at full depth if every passage is embedded, and how many of them the cascade finds.
 
     python benchmarks/cascade.py --folders ../shared/data/web ../shared/data/ai [--labels FILE... --texts DIR] [--report reports/speed.md]
+                                 [--losses FILE]
 
 From each folder documents are drawn at random (seed 0) until --passages passages are there. Everything: each passage as a document of its own, with an
 audit share of 1, so that nothing is refused; a document's score is its highest passage's. Cascade: the documents as they are, without audit.
-Both by one Scanner at the model's default threshold for full depth. Labelled passages are taken as documents. About 30 ms a passage and core in fp32.
+Both by one Scanner at the model's default threshold for full depth. At depth lean a document's score is that of its highest passage that the fast tier
+passes on at that depth. Labelled passages are taken as documents. About 30 ms a passage and core. `--losses` writes the best passages of what the
+cascade loses, for reading: texts, which belong to no report.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 from page import command, machine, put, table, versions
@@ -35,12 +39,15 @@ BATCH = 64  # documents
 
 @dataclass(frozen=True)
 class Judged:
-    """A document's passages, its score if all of them are embedded, its score by the cascade (-1: refused), and which tier refused its best passage."""
+    """A document's passages, its score if all of them are embedded, its scores by the cascade at depths full and lean (-1: refused), which tier
+    refused its best passage, and that passage's text."""
 
     passages: int
     everything: float
     cascade: float
+    lean: float
     refused: str
+    text: str
 
 
 def drawn(folder: Path, passages: int) -> list[str]:
@@ -72,14 +79,17 @@ def judge(texts: list[str], model: str, options: dict[str, Any]) -> list[Judged]
     every, own = _SCANNERS
     pieces = [[t[a:b] for a, b in cut(t)] for t in texts]
     scored = every.scan(batch([p for some in pieces for p in some]))["hits"].to_pylist()
-    cascade = own.scan(batch(texts))["score"].to_pylist()
+    found = own.scan(batch(texts)).select(["score", "hits"]).to_pylist()
+    floor = float(own.model.config["fast_floor"]["lean"])
     out, at = [], 0
-    for some, score in zip(pieces, cascade, strict=True):
-        hits = [h for row in scored[at : at + len(some)] for h in row]
+    for some, row in zip(pieces, found, strict=True):
+        hits = [h | {"at": i} for i, given in enumerate(scored[at : at + len(some)]) for h in given]
         at += len(some)
+        lean = max((h["score"] for h in row["hits"] if h["fast_score"] >= floor), default=-1.0)
         # passages below the hit floor are not listed unless audited: those that no tier refused, and are no finds either way
-        best: dict[str, Any] = max(hits, key=lambda h: h["score"], default={"score": 0.0, "audited": None})
-        out.append(Judged(len(some), best["score"], -1.0 if score is None else score, best["audited"] or ""))
+        best: dict[str, Any] = max(hits, key=lambda h: h["score"], default={"score": 0.0, "audited": None, "at": 0})
+        score = -1.0 if row["score"] is None else row["score"]
+        out.append(Judged(len(some), best["score"], score, lean, best["audited"] or "", some[best["at"]]))
     return out
 
 
@@ -106,7 +116,9 @@ def row(name: str, found: list[Judged], threshold: float) -> list[str]:
     extra = sum(j.cascade >= threshold > j.everything for j in found)
     counts = [f"{len(found):,}", f"{sum(j.passages for j in found):,}", f"{len(positive):,}", f"{len(kept):,}"]
     share = f"{len(kept) / len(positive):.2%}, {low:.1%} to {high:.1%}" if positive else "-"
-    return [name, *counts, share, f"{gate} / {fast} / {len(lost) - gate - fast}", str(extra)]
+    both = sum(j.lean >= threshold for j in kept)
+    lean = f"{both:,}, {both / len(positive):.2%}" if positive else "-"
+    return [name, *counts, share, f"{gate} / {fast} / {len(lost) - gate - fast}", str(extra), lean]
 
 
 def main() -> None:
@@ -126,6 +138,7 @@ def main() -> None:
         default=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
     )
     options.add_argument("--report", type=Path, help="the Markdown file whose section to write")
+    options.add_argument("--losses", type=Path, help="a file of JSON lines for the texts of what is lost")
     given = options.parse_args()
     if not given.folders and not given.labels:
         options.error("nothing to judge: give --folders or --labels")
@@ -148,6 +161,9 @@ def main() -> None:
         every += found
     if len(sets) > 1:
         rows.append(row("all", every, scanner.threshold))
+    if given.losses:
+        lost = [j for j in every if j.everything >= scanner.threshold > j.cascade]
+        given.losses.write_bytes(b"".join(orjson.dumps(vars(j)) + b"\n" for j in lost))
     header = [
         "documents of",
         "documents",
@@ -156,7 +172,7 @@ def main() -> None:
         "found by the cascade",
         "share, 95 % interval (Wilson)",
     ]
-    header += ["lost: best passage refused by gate / fast tier / neither", "cascade alone"]
+    header += ["lost: best passage refused by gate / fast tier / neither", "cascade alone", "found at depth lean"]
     lines = [
         *[
             f"`{command()}`",

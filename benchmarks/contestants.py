@@ -31,7 +31,7 @@ class Contestant:
     @property
     def ours(self) -> bool:
         """Whether it is tropescan, timed as a whole process."""
-        return self.name in ("fast", "full")
+        return self.name in ("fast", "lean", "full")
 
     @property
     def in_peers(self) -> bool:
@@ -43,6 +43,7 @@ CONTESTANTS = (
     Contestant("read", "pyarrow, the text column alone: the read limit"),
     Contestant("gate", "read + gate"),
     Contestant("fast", "tropescan scan --depth fast"),
+    Contestant("lean", "tropescan scan --depth lean", times=3),
     Contestant("full", "tropescan scan --depth full", times=3),
     Contestant("words", "datatrove, published keyword regex (6 words)", 15),
     Contestant("terms", "datatrove, our strong gate terms as one regex", 0.5),
@@ -93,7 +94,7 @@ class Field:
 
     def _share(self, one: Contestant) -> list[Part]:
         """Whole shards as far as the time goes, else pieces; as many for each core, so that none waits for another."""
-        rough = self._rough_full() if one.name == "full" else one.rough
+        rough = self._rough(one.name) if one.name in ("lean", "full") else one.rough
         if rough is None:
             return self.corpus.shards
         affordable, cores = rough * self.budget * one.times * 1e6, len(ALL)
@@ -103,10 +104,10 @@ class Field:
                 return parts[:count]
         return self.corpus.pieces[:cores]
 
-    def _rough_full(self) -> float:
-        """MB/s of a full scan on one core less its start, from two scans of pieces."""
+    def _rough(self, depth: str) -> float:
+        """MB/s of a scan with the encoder on one core less its start, from two scans of pieces."""
         few, more = self.corpus.pieces[:1], self.corpus.pieces[:12]
-        a, b = (self._scan("full", parts, 1) for parts in (few, more))
+        a, b = (self._scan(depth, parts, 1) for parts in (few, more))
         return (b.bytes - a.bytes) / 1e6 / max(b.seconds - a.seconds, 0.1)
 
     def measure(self, name: str, cores: int) -> Measured:
@@ -148,7 +149,7 @@ class Field:
 
     def scan_command(self, depth: str, paths: list[str], db: Path, workers: int) -> list[str]:
         """The whole process that is timed."""
-        options = [*self.scan_options, *(self.full_options if depth == "full" else [])]
+        options = [*self.scan_options, *(self.full_options if depth != "fast" else [])]
         command = [sys.executable, "-m", "tropescan", "scan", *paths, "--db", str(db), "--depth", depth]
         return [*command, "--workers", str(workers), "--json", *options]
 

@@ -1,6 +1,6 @@
 """What a detector makes of scenes whose variants differ in the sentences that decide: how many of each kind it flags, and how many the gate lets through.
 
-    python benchmarks/pairs.py [--model evil-ai] [--labels corpora/written/later/pairs.jsonl] [--report reports/pairs.md]
+    python benchmarks/pairs.py [--model evil-ai] [--labels corpora/written/pairs/held.jsonl] [--report reports/pairs.md]
 
 The kind is the end of a passage's id (`pairs-a-001-refuses1`: refuses1). Passages that the model was trained on say nothing: leave them out.
 """
@@ -30,7 +30,7 @@ def main() -> None:
     """Scores, counts and prints."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--model", default="evil-ai")
-    options.add_argument("--labels", nargs="+", default=["corpora/written/later/pairs.jsonl"])
+    options.add_argument("--labels", nargs="+", default=["corpora/written/pairs/held.jsonl"])
     options.add_argument("--report", type=Path)
     given = options.parse_args()
     passages, model = load(given.labels), persistence.load(given.model)

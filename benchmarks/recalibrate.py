@@ -1,9 +1,9 @@
 """Fits a model's calibration, fast floor and thresholds again, as `tropescan train` does, from the out-of-source outputs that its folder keeps.
 
-    python benchmarks/recalibrate.py MODEL --labels FILE... --extra FILE... --texts DIR --refused N --unlabelled N
+    python benchmarks/recalibrate.py MODEL --labels FILE... --extra FILE... --texts DIR --refused N --unlabelled N --pairs N
 
 For a change of calibration alone: neither tier is trained. `--labels` must be those that the model was trained on, in their order; `--extra`,
-`--refused` and `--unlabelled`, how many such passages it was trained on, are told in the card. Writes the folder in place.
+`--refused`, `--unlabelled` and `--pairs`, how many such passages it was trained on, are told in the card. Writes the folder in place.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ def main() -> None:
     options.add_argument("--texts", required=True)
     options.add_argument("--refused", type=int, default=0)
     options.add_argument("--unlabelled", type=int, default=0)
+    options.add_argument("--pairs", type=int, default=0)
     given = options.parse_args()
     model = persistence.load(given.model)
     passages = corpus.load(given.labels, given.texts, print)
@@ -38,7 +39,7 @@ def main() -> None:
         model.name,
         passages,
         extra,
-        (given.refused, given.unlabelled),
+        (given.refused, given.unlabelled, given.pairs),
         Logits(held.fast_outputs[rows], held.outputs[rows]),
         config=model.config,
         gate=model.gate,

@@ -113,7 +113,7 @@ def measured(given: argparse.Namespace, work: Path) -> list[str]:
         Path(part.path).read_bytes()
     placements = sorted({min(n, len(ALL)) for n in given.cores or (1, 2, len(ALL))})
     found = rounds(field, names, given.repeat, placements)
-    depths: list[str] = [n for n in ("fast", "full") if n in names]
+    depths: list[str] = [n for n in ("fast", "lean", "full") if n in names]
     start, start_lines = starts(field, depths, given.repeat)
     peak, memory_lines = memory(field, depths) if depths else (0.0, [])
     lines = [f"`{command()}`", "", f"{state} {versions(given.peers if _in_peers(names) else None)}"]
@@ -174,7 +174,7 @@ def main() -> None:
     options.add_argument("--cores", type=int, nargs="+", help="numbers of cores to run on (default: 1, 2 and all)")
     options.add_argument("--no-one-group", action="store_true", help="leave out the file with a single row group")
     options.add_argument("--scan-options", default="", help="further options of every tropescan scan, as one string")
-    options.add_argument("--full-options", default="", help="and of those at depth full")
+    options.add_argument("--full-options", default="", help="and of those with an encoder, at depths lean and full")
     options.add_argument("--report", type=Path, help="the Markdown file whose section to write, with a chart beside it")
     given = options.parse_args()
     peers = "import datatrove, datasets, sklearn, fasttext, regex, fasteners"

@@ -60,7 +60,7 @@ def speeds(field: Field, found: Runs, cores: int) -> list[str]:
 def cascade(found: Runs, cores: int) -> list[str]:
     """What the tiers pass on, and K: passages the encoder sees for a MB of text."""
     rows = []
-    for depth in ("fast", "full"):
+    for depth in ("fast", "lean", "full"):
         runs = found.get((depth, cores))
         if runs:
             told, mb = runs[0].told, runs[0].bytes / 1e6
@@ -68,7 +68,7 @@ def cascade(found: Runs, cores: int) -> list[str]:
                 f"{told[n]:,}"
                 for n in ("documents", "gated_documents", "candidate_passages", "encoded_passages", "flagged")
             ]
-            rows.append([depth, *counts, f"{told['encoded_passages'] / mb:.3f}" if depth == "full" else "-"])
+            rows.append([depth, *counts, f"{told['encoded_passages'] / mb:.3f}" if depth != "fast" else "-"])
     header = [
         "depth",
         "documents",

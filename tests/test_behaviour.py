@@ -50,7 +50,7 @@ def test_there_are_cases_enough_and_pairs_have_their_base() -> None:
 
 
 def test_no_training_passage_is_a_case() -> None:
-    written = load_labels(sorted((ROOT / "corpora" / "written").glob("*.jsonl")))
+    written = load_labels(sorted((ROOT / "corpora" / "written").rglob("*.jsonl")))
     cases = [Passage(f"case/{c.id}", c.text, 0, (), "other", 0, "", "", ()) for c in behaviour.load(CASES)]
     ids = {c.id for c in cases}
     assert not [pair for pair in near_duplicates([*written, *cases], 0.5) if len(ids & set(pair)) == 1]

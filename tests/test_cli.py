@@ -15,8 +15,8 @@ import duckdb
 import pytest
 
 from tests.conftest import EVIL, PLAIN, ROOT, SAMPLE, python, write_shard
-from tropescan import errors
-from tropescan.cli.arguments import names, parser
+from tropescan import errors, persistence
+from tropescan.cli.arguments import DEPTHS, names, parser
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -40,6 +40,10 @@ def test_help_imports_nothing_heavy_and_names_every_verb(tropescan: Run) -> None
     }
     text = tropescan("--help").stdout
     assert all(verb in text for verb in names(parser()))
+
+
+def test_depths_are_those_of_models() -> None:
+    assert DEPTHS == persistence.DEPTHS
 
 
 @pytest.mark.parametrize("verb", ["query", "prevalence", "status", "passages"])

@@ -42,10 +42,10 @@ def small(folder: Path, **change: Any) -> Path:
             "audit": 0.0,
             "calibration": {
                 depth: {"fast": {level: 1.0}, "encoder": {level: 1.0} if depth == "full" else {}, "shift": 0.0}
-                for depth in persistence.DEPTHS
+                for depth in ("fast", "full")
             },
             "encoder": {"dimensions": WIDTH, "tuned_layers": 1},
-            "fast_floor": 0.1,
+            "fast_floor": {"full": 0.1, "lean": 0.3},
             "hit_floor": 0.05,
             "outputs": list(OUTPUTS),
             "passage": {"target": passages.TARGET, "reach": passages.REACH},
@@ -113,7 +113,7 @@ def test_another_format_is_refused(folder: Path) -> None:
     for other in (1, 99):  # 1: encoder tensors of another meaning
         manifest = json.loads((folder / "manifest.json").read_text()) | {"format": other}
         (folder / "manifest.json").write_text(json.dumps(manifest))
-        with pytest.raises(ModelError, match=f"format {other}; this tropescan reads format 4"):
+        with pytest.raises(ModelError, match=f"format {other}; this tropescan reads format {persistence.FORMAT}"):
             persistence.load(folder)
 
 
@@ -199,6 +199,6 @@ def test_what_changes_a_score_changes_the_fingerprint_and_a_threshold_does_not(f
     thresholds["fast"]["default"]["threshold"] = 0.5
     assert saved(folder, {"thresholds": thresholds, "card": "another"}, model) == first
     assert saved(folder, {"gate": model.gate + "\nzyx\n"}, model) != first
-    assert saved(folder, {"config": model.config | {"fast_floor": 0.9}}, model) != first
+    assert saved(folder, {"config": model.config | {"fast_floor": {"full": 0.9, "lean": 0.9}}}, model) != first
     assert saved(folder, {"fast": model.fast | {"bias": model.fast["bias"] + 1}}, model) != first
     assert model.key("fast") != model.key("full")

@@ -62,7 +62,7 @@ def test_no_figure_is_below_its_floor(measured: dict[str, float], name: str) -> 
 
 
 def test_no_training_passage_is_in_the_sample() -> None:
-    written = load_labels(sorted((ROOT / "corpora" / "written").glob("*.jsonl")))
+    written = load_labels(sorted((ROOT / "corpora" / "written").rglob("*.jsonl")))
     sample = [Passage(f"sample/{d['id']}", d["text"], 0, (), "other", 0, "sample", "", ()) for d in sample_documents()]
     ids = {d.id for d in sample}
     assert not [pair for pair in near_duplicates([*written, *sample], 0.5) if ids & set(pair)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -58,6 +60,20 @@ def test_full_depth_is_the_same_in_any_batch() -> None:
     assert [scanner.scan(batch([t])).to_pylist()[0] for t in texts] == whole
     assert scanner.scan(batch(texts[::-1])).to_pylist()[::-1] == whole
     assert sum(r["encoded"] for r in whole) > 10 and max(r["score"] or 0 for r in whole) > scanner.threshold
+
+
+def test_lean_gives_the_scores_of_full_to_fewer_passages() -> None:
+    full, lean = (Scanner(depth=d, audit=0.0) for d in ("full", "lean"))
+    texts = [EVIL, PLAIN, *TEXTS[::3]]
+    hits: list[dict[tuple[int, int], Any]] = []
+    every, fewer = full.scan(batch(texts)).to_pylist(), lean.scan(batch(texts)).to_pylist()
+    for rows in (every, fewer):
+        hits.append({(i, h["passage"]): h for i, r in enumerate(rows) for h in r["hits"]})
+    floor = lean.model.config["fast_floor"]["lean"]
+    assert {at: h for at, h in hits[0].items() if h["fast_score"] >= floor} == hits[1] and len(hits[1]) < len(hits[0])
+    assert 0 < sum(r["encoded"] for r in fewer) < sum(r["encoded"] for r in every)
+    assert [r["fast_score"] for r in fewer] == [r["fast_score"] for r in every]
+    assert all(r["score"] is None for r in fewer if (r["fast_score"] or 0) < floor)
 
 
 def test_the_strongest_passage_is_found_deep_in_a_long_document() -> None:

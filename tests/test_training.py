@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import PLAIN, sample_documents, sample_labels, write_shard
+from tests.conftest import PLAIN, ROOT, sample_documents, sample_labels, write_shard
 from tropescan.detector import OUTPUTS
+from tropescan.evaluation import best_threshold
 from tropescan.fits import Logits
-from tropescan.training import calibrate
+from tropescan.training import calibrate, cascade
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -42,12 +43,12 @@ def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def cut_off(command: list[str], folder: Path, tmp: Path) -> list[Path]:
-    """Kills a training, whole, as soon as one of its fits is there; what it left."""
+    """Kills a training, whole, as soon as one of its encoders is there; what it left."""
     tmp.mkdir()
     with subprocess.Popen(
         command, stderr=subprocess.DEVNULL, env=os.environ | {"TMPDIR": str(tmp)}, start_new_session=True
     ) as run:
-        while run.poll() is None and not list(folder.glob(".fits-*/*.safetensors")):
+        while run.poll() is None and not list(folder.glob(".fits-*/encoded-*.safetensors")):
             time.sleep(0.05)
         os.killpg(run.pid, signal.SIGKILL)
     assert not (folder / "manifest.json").exists()
@@ -58,7 +59,12 @@ def test_train_twice_cut_off_once_and_evaluate(labels: Path, tmp_path: Path, tro
     reports, said = [], []
     (tmp_path / "plain").mkdir()
     write_shard(tmp_path / "plain" / "a.parquet", [f"{PLAIN} And {n} more." for n in range(20)])
+    scenes = tmp_path / "scenes.jsonl"
+    scenes.write_text(
+        "".join((ROOT / "corpora" / "written" / "pairs" / "held.jsonl").read_text().splitlines(True)[:18])
+    )
     options = ["--labels", str(labels), "--refused", str(tmp_path / "plain"), "--name", "mine", "--json"]
+    options += ["--pairs", str(scenes)]
     command = [sys.executable, "-m", "tropescan", "train", *options, "--out", str(tmp_path / "two")]
     left = cut_off(command, tmp_path / "two", tmp_path / "tmp")
     encoders, fast = (sum(path.name.startswith(kind) for path in left) for kind in ("encoded-", "fast-"))
@@ -69,8 +75,9 @@ def test_train_twice_cut_off_once_and_evaluate(labels: Path, tmp_path: Path, tro
         reports.append(json.loads(done.stdout))
         said.append(done.stderr)
         assert "refused by the gate, taken as not positive: 20 passages" in done.stderr
+        assert "variants of scenes, to tell apart: 18 passages, 3 scenes" in done.stderr
     assert f"{encoders} of 4 encoders and {fast} of 4 fast tiers are there from a run that was cut off" in said[1]
-    assert "cut off" not in said[0]
+    assert "cut off" not in said[0] and "the model itself: holding the variants of 3 scenes apart" in said[0]
     assert reports[0] == reports[1] and not list(tmp_path.glob("*/.fits-*"))
     for file in (
         "config.json",
@@ -95,10 +102,15 @@ def test_calibration_rests_on_the_passages_that_reach_the_tier() -> None:
     positive = (random.random(400) < 0.3).astype(np.int64)
     fast, encoder = (random.normal(positive[:, None] * 1.5, 1.0, (400, len(OUTPUTS))) for _ in range(2))
     passed = random.random(400) < 0.8
-    calibration, floor = calibrate(Logits(fast, encoder), positive, passed)
-    refused = ~passed | (calibration["fast"].score(fast) < floor)
+    calibration, floors = calibrate(Logits(fast, encoder), positive, passed)
+    score = calibration["fast"].score(fast)
+    refused = ~passed | (score < floors["full"])
     assert refused.sum() > (~passed).sum()
     wild = np.where(refused[:, None], 9.0, encoder)
-    assert calibrate(Logits(np.where(passed[:, None], fast, -9.0), wild), positive, passed) == (calibration, floor)
+    assert calibrate(Logits(np.where(passed[:, None], fast, -9.0), wild), positive, passed) == (calibration, floors)
     mean = calibration["full"].score(fast, encoder)[~refused].mean()
     assert abs(mean - positive[~refused].mean()) < 1e-3
+    found = cascade(Logits(fast, encoder), calibration, floors, passed)
+    flagged = found["full"] >= best_threshold(positive, found["full"])
+    assert (found["lean"][flagged] == found["full"][flagged]).mean() == pytest.approx(0.98, abs=0.01)
+    assert set(found["lean"]) <= {0.0, *found["full"]} and (found["lean"] > 0).sum() < (found["full"] > 0).sum()

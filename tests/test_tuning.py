@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from tests.conftest import ROOT
-from tropescan import corpus, fastfit, fits, fitting, material, tuning
+from tropescan import corpus, fastfit, fits, fitting, losses, material, tuning
 from tropescan.detector import OUTPUTS, POSITIVE, Heads
 from tropescan.embedding import SentenceEncoder
 from tropescan.errors import DamagedModel
@@ -214,26 +214,75 @@ def test_what_the_fast_tier_learns(labelled: tuple[list[str], Ints], work: Work)
     assert toward[:, POSITIVE].mean() > 0.1
 
 
+def test_a_scenes_variants_are_told_apart_and_the_rest_is_kept(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = np.full(40, -1)
+    scene[20:24] = [7, 7, 3, 3]  # passages that are not positive, as variants that differ
+    target = work.target.copy()
+    target[[20, 22], POSITIVE] = 1
+    rows = np.setdiff1d(work.rows, np.arange(20, 24))
+    monkeypatch.setattr(tuning, "PART_RATE", 1e-4)  # for three steps
+    monkeypatch.setattr(tuning, "PART_HEAD_RATE", 1e-3)
+    kept = np.ones(len(rows))
+    one, two = (
+        work.bench.part(work.tuned, rows, kept, target, work.deciding, scene, quiet, seed=seed) for seed in (0, 0)
+    )
+    assert same(one, two) and not same(one, work.tuned)
+    before, after = (work.bench.logits(t, work.rows)[:, POSITIVE] for t in (work.tuned, one))
+    gaps = [z[[20, 22]] - z[[21, 23]] for z in (before, after)]
+    assert (gaps[1] > gaps[0] + 0.1).all()
+    assert roc_auc_score(work.target[rows, POSITIVE], after[rows]) > 0.9
+    blind = work.bench.part(work.tuned, rows, kept, target, work.deciding, np.full(40, -1), quiet)
+    assert np.ptp(work.bench.logits(blind, work.rows)[:, POSITIVE] - after) > 0.1  # it is the scenes that did it
+
+
+def test_only_differences_within_a_scene_count() -> None:
+    import torch
+
+    scene, positive = np.array([0, 0, 1, 1, 1]), np.array([1, 0, 0, 1, 0])
+    logits = torch.from_numpy(np.random.default_rng(0).normal(size=(5, len(OUTPUTS))))
+    found = losses.apart(torch, logits, positive, scene)
+    moved = logits + torch.tensor([0.0, 0.0, 4.0, 4.0, 4.0])[:, None]  # a whole scene
+    assert losses.apart(torch, moved, positive, scene) == pytest.approx(float(found))
+    better = logits.clone()
+    better[[0, 3], POSITIVE:4] += 2.0
+    assert losses.apart(torch, better, positive, scene) < found - 0.5
+    lower = better.clone()
+    lower[0, :POSITIVE] += 9.0  # that the trope is at issue at all is true of every variant
+    assert losses.apart(torch, lower, positive, scene) == losses.apart(torch, better, positive, scene)
+    apart = logits.clone()
+    apart[[0, 3], POSITIVE:4] += 50.0
+    assert float(losses.apart(torch, apart, positive, scene)) < 1e-6
+
+
 def labels(sources: list[str], name: str) -> list[corpus.Passage]:
     return [corpus.Passage(f"{name}{i}", "t", i % 5, (), "other", 0, s, "r", ()) for i, s in enumerate(sources)]
 
 
 @settings(max_examples=100, deadline=None)
-@given(SOURCES, SOURCES, SOURCES, SOURCES)
+@given(SOURCES, SOURCES, SOURCES, SOURCES, SOURCES)
 def test_no_passage_of_a_source_left_out_is_fitted_on(
-    measured: list[str], extra: list[str], refused: list[str], free: list[str]
+    measured: list[str], extra: list[str], refused: list[str], free: list[str], pairs: list[str]
 ) -> None:
     found = material.gathered(
         labels(measured, "m"),
         labels(extra, "e"),
         [(f"r{i}", s) for i, s in enumerate(refused)],
         [(f"u{i}", s) for i, s in enumerate(free)],
+        labels(pairs, "p"),
     )
     assert found.measured == len(measured) and found.labelled == found.measured + len(extra)
-    assert found.tuning == found.labelled + len(refused) == len(found.target) == len(found.share) == len(found.deciding)
-    assert found.texts[found.labelled :] == [f"r{i}" for i in range(len(refused))] + [f"u{i}" for i in range(len(free))]
-    assert not found.target[found.labelled :, POSITIVE].any()
-    sources = [*measured, *extra, *refused, *free]
+    assert found.tuning == found.labelled + len(refused) == len(found.share) == len(found.deciding)
+    told = [f"r{i}" for i in range(len(refused))] + [f"u{i}" for i in range(len(free))]
+    assert found.texts[found.labelled : found.free] == told and found.free == found.tuning + len(free)
+    assert not found.target[found.labelled : found.free, POSITIVE].any()
+    both = [s for s in pairs if len({i % 5 >= 3 for i, other in enumerate(pairs) if other == s}) == 2]
+    assert len(found.texts) == len(found.target) == len(found.fold) == len(found.scene) == found.free + len(both)
+    assert (found.scene[: found.free] == -1).all()
+    scenes = found.scene[found.free :]
+    assert len({(n, s) for n, s in zip(scenes.tolist(), both, strict=True)}) == len(set(both)) == len(set(scenes))
+    for scene in set(scenes):  # positive variants to put above others
+        assert set(found.target[found.scene == scene, POSITIVE]) == {0, 1}
+    sources = [*measured, *extra, *refused, *free, *both]
     for fold in range(material.FOLDS):
         out = {s for s, f in zip(measured, found.fold, strict=False) if f == fold}
         fitted = {s for s, f in zip(sources, found.fold, strict=True) if f != fold}
@@ -257,11 +306,11 @@ def test_a_word_of_a_source_left_out_is_not_learned(
     passages = [replace(p, source=f"s{i % 9}") for i, p in enumerate(work.passages)]
     free = [(f"Zyxwvut {i} came. {p.text}", "s0") for i, p in enumerate(passages[:4])]
     free += [(f"Qponmlk {i} came. {p.text}", "elsewhere") for i, p in enumerate(passages[:4])]
-    gathered = material.gathered(passages, [], [], free)
+    gathered = material.gathered(passages, [], [], free, [])
     bench = Bench(gathered.texts, ENCODER, tmp_path / "states", threads=1)
     own, known = int(gathered.fold[0]), {}
     for fold in (own, (own + 1) % material.FOLDS):
-        encoded = fitting.encode(gathered, bench, fold, quiet)
+        encoded = fitting.encode(gathered, bench, fitting.tune(gathered, bench, fold, quiet), fold, quiet)
         fast = fitting.distil(gathered, bench, encoded, fold, quiet)
         key, _, _ = words(np.frombuffer(b"zyxwvut qponmlk\n", np.uint8))
         known[fold] = np.isin(key, fast.tier["keys"]).tolist()

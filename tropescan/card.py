@@ -14,14 +14,14 @@ def card(
     encoder: dict[str, Any],
     passages: list[Passage],
     extra: list[Passage],
-    unread: tuple[int, int],
+    beside: tuple[int, int, int],
     reports: dict[str, Report],
     passed: int,
 ) -> str:
     """The card in Markdown.
 
-    `unread`: how many passages that the gate refuses, and unlabelled ones, were learned from. `passed` of the positive `passages` pass the gate;
-    `reports` are out of source, by depth.
+    `beside`: how many passages that the gate refuses, unlabelled ones, and variants of scenes were learned from. `passed` of the positive
+    `passages` pass the gate; `reports` are out of source, by depth.
     """
     positive, sources = sum(p.positive for p in passages), len({p.source for p in passages})
     twice = sum(len(p.readings) > 1 for p in passages)
@@ -51,8 +51,9 @@ at depth fast, on the fast tier's for 2, 3 and 4 or more. Their weights are in c
 
 Made by `tropescan train` (seeds fixed) from {len(passages):,} public passages of {sources} sources, {positive} of them positive,
 {twice:,} with two or more independent readings; and fitted, but neither calibrated nor measured, on {len(extra):,} passages written
-for training, {sum(p.positive for p in extra)} of them positive. The encoder also learned that {unread[0]:,} passages drawn from ordinary text
-that the gate refuses are not positive, and the fast tier learned from the encoder's view of {unread[1]:,} unlabelled passages. The labels are
+for training, {sum(p.positive for p in extra)} of them positive. The encoder also learned that {beside[0]:,} passages drawn from ordinary text
+that the gate refuses are not positive, and the fast tier learned from the encoder's view of {beside[1]:,} unlabelled passages.
+At last the encoder learned to tell the variants of written scenes apart, which differ in what decides ({beside[2]:,} passages). The labels are
 readings by language models under the project's codebook. The texts are not in this folder.
 
 - gate.txt: terms; passes {passed} of the {positive} positive passages, with which in view it was chosen.

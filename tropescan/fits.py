@@ -17,7 +17,7 @@ from tropescan.schema import Floats
 from tropescan.tuning import Tuned
 
 _PREFIX = ".fits-"
-Kind = TypeVar("Kind", "Encoded", "Fast")
+Kind = TypeVar("Kind", Tuned, "Encoded", "Fast")
 
 
 @dataclass(frozen=True)
@@ -39,19 +39,12 @@ class Encoded:
 
     def arrays(self) -> dict[str, Any]:
         """All of it by name."""
-        return {
-            **{f"tensors.{name}": array for name, array in self.tuned.tensors.items()},
-            "weights": self.tuned.weights,
-            "bias": self.tuned.bias,
-            "judged": self.judged,
-            "view": self.view,
-        }
+        return {**self.tuned.arrays(), "judged": self.judged, "view": self.view}
 
     @classmethod
     def of(cls, arrays: dict[str, Any]) -> Encoded:
         """From what `arrays` gives."""
-        tensors = {n.removeprefix("tensors."): a for n, a in arrays.items() if n.startswith("tensors.")}
-        return cls(Tuned(tensors, arrays["weights"], arrays["bias"]), arrays["judged"], arrays["view"])
+        return cls(Tuned.of(arrays), arrays["judged"], arrays["view"])
 
 
 @dataclass(frozen=True)
@@ -74,7 +67,7 @@ class Fast:
 def place(folder: Path, corpus: Corpus, reference: dict[str, Any]) -> Path:
     """Where in a model folder the fits lie of this corpus, of this encoder, by this code. Fits of anything else are deleted."""
     digest = hashlib.sha256(orjson.dumps([vars(corpus), reference], option=orjson.OPT_SERIALIZE_NUMPY))
-    for module in ("fast", "fastfit", "fitting", "layers", "lexicon", "tuning"):
+    for module in ("fast", "fastfit", "fitting", "layers", "lexicon", "losses", "tuning"):
         digest.update(Path(__file__).with_name(f"{module}.py").read_bytes())
     kept = folder / f"{_PREFIX}{digest.hexdigest()[:16]}"
     clear(folder, but=kept)
@@ -89,7 +82,7 @@ def clear(folder: Path, but: Path | None = None) -> None:
             shutil.rmtree(old)
 
 
-def keep(fit: Encoded | Fast, path: Path) -> None:
+def keep(fit: Tuned | Encoded | Fast, path: Path) -> None:
     """Writes a fit, whole or not at all. Raises InputError where there is no room for it."""
     from safetensors.numpy import save_file
 

@@ -23,21 +23,31 @@ from tropescan.fits import Encoded, Fast, Logits, keep, restored
 from tropescan.material import FOLDS, Corpus
 from tropescan.pointers import Say
 from tropescan.schema import Ints
-from tropescan.tuning import Bench
+from tropescan.tuning import Bench, Tuned
 
 
-def encode(corpus: Corpus, bench: Bench, fold: int, say: Say) -> Encoded:
-    """The encoder tuned on the labels, what it makes of the fold left out, and of the unlabelled passages; `fold` -1 leaves nothing out."""
+def tune(corpus: Corpus, bench: Bench, fold: int, say: Say) -> Tuned:
+    """The encoder tuned on the labels; `fold` -1 leaves nothing out."""
+    taught = _inside(corpus, fold, 0, corpus.tuning)
+    say(f"tuning the encoder on {len(taught)} passages")
+    return bench.fit(taught, corpus.share[taught], corpus.target, corpus.deciding, say)
+
+
+def encode(corpus: Corpus, bench: Bench, tuned: Tuned, fold: int, say: Say) -> Encoded:
+    """The tuned encoder after the scenes, what it makes of the fold left out, and of the unlabelled passages."""
     taught, outside = _inside(corpus, fold, 0, corpus.tuning), _outside(corpus, fold)
-    say(f"tuning the encoder on {len(taught)} passages, {len(outside)} to judge")
-    tuned = bench.fit(taught, corpus.share[taught], corpus.target, corpus.deciding, say)
-    free = _inside(corpus, fold, corpus.tuning, len(corpus.texts))
+    scene = np.where((corpus.fold != fold) | (fold < 0), corpus.scene, -1)
+    if (scene >= 0).any():
+        say(f"holding the variants of {len(np.unique(scene)) - 1} scenes apart")
+        tuned = bench.part(tuned, taught, corpus.share[taught], corpus.target, corpus.deciding, scene, say)
+    say(f"{len(outside)} passages to judge")
+    free = _inside(corpus, fold, corpus.tuning, corpus.free)
     return Encoded(tuned, bench.logits(tuned, outside), bench.logits(tuned, free))
 
 
 def distil(corpus: Corpus, bench: Bench, encoded: Encoded, fold: int, say: Say) -> Fast:
     """The fast tier fitted on the labels and on the encoder's view of unlabelled passages, and what it makes of the fold left out."""
-    known, free = _inside(corpus, fold, 0, corpus.labelled), _inside(corpus, fold, corpus.tuning, len(corpus.texts))
+    known, free = _inside(corpus, fold, 0, corpus.labelled), _inside(corpus, fold, corpus.tuning, corpus.free)
     say(f"fitting the fast tier on {len(known)} labelled passages and {len(free)} others")
     arrays = fit_fast(
         [corpus.texts[i] for i in (*known, *free)],
@@ -119,5 +129,8 @@ def _one(fold: int) -> None:
 
     path = _path(kept, Encoded, fold)
     if not path.is_file():
-        keep(encode(corpus, bench, fold, say), path)
+        begun = _path(kept, Tuned, fold)
+        if not begun.is_file():
+            keep(tune(corpus, bench, fold, say), begun)
+        keep(encode(corpus, bench, restored(Tuned, begun), fold, say), path)
     keep(distil(corpus, bench, restored(Encoded, path), fold, say), _path(kept, Fast, fold))

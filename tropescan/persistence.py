@@ -18,15 +18,17 @@ from tropescan.errors import DamagedModel, ModelError
 from tropescan.schema import Floats
 
 MANIFEST = "manifest.json"
-FORMAT = 4
+FORMAT = 5
 """1 had encoder tensors of another meaning, 2 a fast tier of words and pairs. 3: the fast tier's arrays as fast.FastTier takes them; of the encoder
-weights (width * (1 + queries), outputs), bias, queries, and the tuned layers, layer.N.*."""
+weights (width * (1 + queries), outputs), bias, queries, and the tuned layers, layer.N.*. 4: a score on several outputs. 5: a fast floor for each
+depth that has an encoder tier."""
 SCORING = ("config.json", "gate.txt", "fast.safetensors", "encoder.safetensors")
 """The files that change a score, and hence the fingerprint. Thresholds and the model card lie beside them, outside it."""
 BESIDE = ("thresholds.json", "README.md")
 OUT_OF_SOURCE = "out-of-source.jsonl"
 """Beside, too, and listed where it is there. Only `out_of_source` reads it: no scan needs it."""
-DEPTHS = ("fast", "full")
+DEPTHS = ("fast", "lean", "full")
+"""fast: no encoder. lean and full: the encoder on what the fast tier gives at least that depth's `fast_floor` (config.json); scores are the same."""
 _KEY = re.compile("[0-9a-f]{12}")
 
 
@@ -54,7 +56,7 @@ class Model:
 class OutOfSource:
     """Scores of training passages by models that saw no passage of their source.
 
-    `row` gives the row of a passage's id in `digest` (n), the `text_key` of its text, in `fast`, `full` (n,), the calibrated scores of the two
+    `row` gives the row of a passage's id in `digest` (n), the `text_key` of its text, in `fast`, `full` (n,), the calibrated scores of these
     depths, and in `outputs`, `fast_outputs` (n, outputs), the logits of the encoder tier and of the fast tier in the order of detector.OUTPUTS.
     """
 

@@ -44,7 +44,8 @@ class _Chosen:
 class Scanner:
     """Scores documents with one model folder at one depth.
 
-    `model` is a folder or the name of a shipped model, `depth` 'fast' (no encoder) or 'full', `audit` the share (0 to 1) of documents and of
+    `model` is a folder or the name of a shipped model, `depth` 'fast' (no encoder), 'lean' or 'full' (see
+    persistence.DEPTHS), `audit` the share (0 to 1) of documents and of
     passages refused by the fast tier that are scored all the same (None: the model's own), `threads` those of the encoder
     and `backend` what runs it (embedding.BACKENDS): scores agree between backends to 0.01.
     Raises ModelError, DamagedModel, MissingExtra, InputError. Not thread-safe; make one a thread or process.
@@ -61,8 +62,8 @@ class Scanner:
         backend: str = "auto",
     ) -> None:
         if depth not in persistence.DEPTHS:
-            raise InputError(f"no such depth '{depth}': fast or full")
-        self._backend = require_encoder(backend, device) if depth == "full" else None
+            raise InputError(f"no such depth '{depth}': {', '.join(persistence.DEPTHS)}")
+        self._backend = require_encoder(backend, device) if depth != "fast" else None
         self.model = persistence.load(model)
         self.depth = depth
         self.key = self.model.key(depth)
@@ -169,7 +170,7 @@ class Scanner:
 
     def _judge(self, values: Bytes, chosen: _Chosen) -> np.ndarray:
         """Fills in the scores, tier by tier; returns which passages the encoder saw."""
-        floor = float(self.model.config["fast_floor"])
+        floor = float(self.model.config["fast_floor"].get(self.depth, 0.0))
         encoded = np.zeros(len(chosen.row), bool)
         for i in range(0, len(chosen.row), _GROUP):
             part = slice(i, i + _GROUP)
@@ -177,7 +178,7 @@ class Scanner:
             buffer, offsets = gather(values, start, end)
             logits = self._fast_tier.logits(buffer, offsets)
             chosen.fast_score[part] = self._fast.score(logits)
-            if self.depth == "full":
+            if self.depth != "fast":
                 refused = (chosen.fast_score[part] < floor) & (chosen.audited[part] == "")
                 drawn = refused & (self._passage_share(values, start, end) < self.audit)
                 chosen.audited[part][drawn] = "fast"

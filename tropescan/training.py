@@ -15,7 +15,7 @@ from tropescan.corpus import Passage, source_key
 from tropescan.detector import LEVELS, OUTPUTS, POSITIVE, Calibration
 from tropescan.embedding import require_encoder
 from tropescan.errors import InputError, LabelError
-from tropescan.evaluation import Report, choose_thresholds, measure, unjudged
+from tropescan.evaluation import Report, best_threshold, choose_thresholds, measure, unjudged
 from tropescan.fastfit import packed
 from tropescan.fits import Logits
 from tropescan.fitting import fit_all
@@ -25,7 +25,8 @@ from tropescan.pointers import Say
 from tropescan.schema import Floats, Ints
 
 SCALED = LEVELS[1:]  # the levels that a score rests on
-FAST_RECALL = 0.99  # of positives that pass the fast tier, out of source
+FAST_RECALL = 0.99  # of positives that pass the fast tier at depth full, out of source
+LEAN_RECALL = 0.98  # of what depth full flags that passes it at depth lean
 ENCODER: dict[str, Any] = {
     "name": "sentence-transformers/all-MiniLM-L6-v2",
     "revision": "1110a243fdf4706b3f48f1d95db1a4f5529b4d41",
@@ -41,18 +42,21 @@ ENCODER: dict[str, Any] = {
 }
 
 
-def calibrate(logits: Logits, positive: Ints, passed: np.ndarray) -> tuple[dict[str, Calibration], float]:
-    """Platt scaling of each depth's logits against the labels (Platt 1999), and the fast score that the encoder asks for.
+def calibrate(logits: Logits, positive: Ints, passed: np.ndarray) -> tuple[dict[str, Calibration], dict[str, float]]:
+    """Platt scaling of each tier's logits against the labels (Platt 1999), and the fast score that the encoder asks for at each depth.
 
-    Each depth is fitted on the passages that reach its tier, for those alone get its score: `passed` (n,) says which the gate lets through. The
-    levels beside intensity 3 are judged with errors of their own, so that all together are better than the one.
+    Each tier is fitted on the passages that reach its tier, for those alone get its score: `passed` (n,) says which the gate lets through. The
+    levels beside intensity 3 are judged with errors of their own, so that all together are better than the one. Depth lean has the floor
+    that keeps what depth full flags, not all that is positive: the same scores, fewer.
     """
     by_fast = _platt({"fast": SCALED}, logits, positive, passed)
     score = by_fast.score(logits.fast)
     floor = float(np.quantile(score[(positive == 1) & passed], 1 - FAST_RECALL))
     seen = passed & (score >= floor)
     full = _platt({"fast": (OUTPUTS[POSITIVE],), "encoder": (*SCALED, "admirable")}, logits, positive, seen)
-    return {"fast": by_fast, "full": full}, floor
+    every = np.where(seen, full.score(logits.fast, logits.encoder), 0.0)
+    flagged = every >= best_threshold(positive, every)
+    return {"fast": by_fast, "full": full}, {"full": floor, "lean": float(np.quantile(score[flagged], 1 - LEAN_RECALL))}
 
 
 def _platt(used: dict[str, tuple[str, ...]], logits: Logits, positive: Ints, rows: np.ndarray) -> Calibration:
@@ -87,6 +91,7 @@ def train(
     extra: list[Passage],
     refused: list[tuple[str, str]],
     unlabelled: list[tuple[str, str]],
+    pairs: list[Passage],
     gate: str,
     folder: Path,
     *,
@@ -99,8 +104,9 @@ def train(
     Calibration, thresholds and reports rest on `passages` alone; `extra` is fitted on and never measured (written passages, say, whose share of
     positives and whose difficulty are of somebody's making). `refused` are texts with their sources that the gate refuses: the encoder learns
     that they are not positive, so that an audit of refused text means something. `unlabelled` are such texts on which the fast tier learns from
-    the encoder. What is fitted is kept in the folder until all is: a run that was cut off goes on. The folder keeps every measured passage's
-    out-of-source scores, so that `evaluate` never judges a passage by a model that saw it.
+    the encoder, `pairs` variants of written scenes (one source a scene) that the encoder learns to tell apart. What is fitted is kept in the
+    folder until all is: a run that was cut off goes on. The folder keeps every measured passage's out-of-source scores, so that `evaluate` never
+    judges a passage by a model that saw it.
     """
     for what, some in (("to fit and measure", passages), ("to fit only", extra)):
         say(
@@ -108,11 +114,12 @@ def train(
         )
     say(f"refused by the gate, taken as not positive: {len(refused)} passages")
     say(f"unlabelled, for the fast tier to learn from the encoder: {len(unlabelled)} passages")
+    say(f"variants of scenes, to tell apart: {len(pairs)} passages, {len({p.source for p in pairs})} scenes")
     positive = np.array([int(p.positive) for p in passages])
     passed = passing(gate, [p.text for p in passages])
     say(f"gate passes {int(passed[positive == 1].sum())} of {int(positive.sum())} positive passages")
     _check(passages, positive, passed, folder)
-    everything = gathered(passages, extra, refused, unlabelled)
+    everything = gathered(passages, extra, refused, unlabelled, pairs)
     kept = fits.place(folder, everything, ENCODER)
     encoded, fast, logits = fit_all(everything, ENCODER, kept, say)
     reports = finish(
@@ -120,7 +127,7 @@ def train(
         name,
         passages,
         extra,
-        (len(refused), len(unlabelled)),
+        (len(refused), len(unlabelled), len(pairs)),
         logits,
         config={
             "audit": audit,
@@ -128,7 +135,7 @@ def train(
             "hit_floor": 0.05,
             "passage": {"target": cutting.TARGET, "reach": cutting.REACH},
             "outputs": list(OUTPUTS),
-            "training_sources": sorted({source_key(p.source) for p in [*passages, *extra]}),
+            "training_sources": sorted({source_key(p.source) for p in [*passages, *extra, *pairs]}),
         },
         gate=gate,
         fast=fast.tier,
@@ -143,7 +150,7 @@ def finish(
     name: str,
     passages: list[Passage],
     extra: list[Passage],
-    unread: tuple[int, int],
+    beside: tuple[int, int, int],
     logits: Logits,
     *,
     config: dict[str, Any],
@@ -153,26 +160,26 @@ def finish(
 ) -> dict[str, Report]:
     """Calibrates fitted tiers by their out-of-source `logits` of `passages`, chooses thresholds, writes the folder and returns its reports by depth.
 
-    `config` is all of config.json but what is fitted here; `extra` and `unread` (how many passages are refused by the gate, and unlabelled) are
-    told in the card.
+    `config` is all of config.json but what is fitted here; `extra` and `beside` (how many passages are refused by the gate, are
+    unlabelled, and are variants of scenes) are told in the card.
     """
     positive = np.array([int(p.positive) for p in passages])
     texts, sources = [p.text for p in passages], [p.source for p in passages]
     passed = passing(gate, texts)
-    calibration, floor = calibrate(logits, positive, passed)
-    scores = cascade(logits, calibration, floor, passed)
+    calibration, floors = calibrate(logits, positive, passed)
+    scores = cascade(logits, calibration, floors, passed)
     thresholds = {depth: choose_thresholds(positive, score, sources) for depth, score in scores.items()}
-    outputs = {"fast": logits.fast, "full": logits.encoder}
+    outputs = {depth: logits.fast if depth == "fast" else logits.encoder for depth in scores}
     reports = {d: measure(passages, s, thresholds[d], _kept(outputs[d], s)) for d, s in scores.items()}
     persistence.save(
         folder,
         name,
-        config=config | {"calibration": {d: vars(c) for d, c in calibration.items()}, "fast_floor": floor},
+        config=config | {"calibration": {d: vars(c) for d, c in calibration.items()}, "fast_floor": floors},
         thresholds=thresholds,
         gate=gate,
         fast=fast,
         encoder=encoder,
-        card=card(name, config["encoder"], passages, extra, unread, reports, int(passed[positive == 1].sum())),
+        card=card(name, config["encoder"], passages, extra, beside, reports, int(passed[positive == 1].sum())),
         held=persistence.format_out_of_source(
             [p.id for p in passages], texts, scores["fast"], scores["full"], logits.encoder, logits.fast
         ),
@@ -200,8 +207,11 @@ def _check(passages: list[Passage], positive: Ints, passed: np.ndarray, folder: 
         raise InputError(f"the model folder {folder} cannot be made: {error.strerror}") from None
 
 
-def cascade(logits: Logits, calibration: dict[str, Calibration], floor: float, passed: np.ndarray) -> dict[str, Floats]:
+def cascade(
+    logits: Logits, calibration: dict[str, Calibration], floors: dict[str, float], passed: np.ndarray
+) -> dict[str, Floats]:
     """The scores (n,) of each depth as the cascade gives them, 0 where a tier refuses."""
     fast = calibration["fast"].score(logits.fast)
     full = calibration["full"].score(logits.fast, logits.encoder)
-    return {"fast": np.where(passed, fast, 0.0), "full": np.where(passed & (fast >= floor), full, 0.0)}
+    found = {depth: np.where(passed & (fast >= floors[depth]), full, 0.0) for depth in ("full", "lean")}
+    return {"fast": np.where(passed, fast, 0.0), **found}

@@ -13,21 +13,21 @@ from typing import Any
 
 import numpy as np
 
-from tropescan.detector import LEVELS, OUTPUTS
+from tropescan.detector import OUTPUTS
 from tropescan.embedding import SentenceEncoder
 from tropescan.errors import InputError
 from tropescan.layers import Dropout, State, layer
+from tropescan.losses import Goal
 from tropescan.pointers import Say
-from tropescan.schema import FACETS, FRAMES, Floats, Ints
+from tropescan.schema import Floats, Ints
 
 EPOCHS, BATCH = 4, 16
 RATE, HEAD_RATE, WARM, DECAY = 8e-5, 1e-3, 0.08, 0.01  # of AdamW (Loshchilov and Hutter 2019)
+PART_RATE, PART_HEAD_RATE = 5e-5, 2.5e-4  # of the epoch that holds scenes' variants apart
+SCENES = 2  # in a batch
 LOWER = 0.85  # a layer's rate against that of the one above it (Howard and Ruder 2018, discriminative fine-tuning)
 DROPOUT = 0.1
 QUERIES = 4  # attention poolings beside the mean; the first is taught to look at the deciding sentence
-ATTENTION_LOSS = 0.3  # weight of minus log of the attention that falls on the deciding sentence
-_LEVEL_LOSS, _FACET_LOSS, _FRAME_LOSS, _ADMIRABLE_LOSS = (0.5, 1.0, 2.0, 1.0), 0.5, 0.7, 0.7
-_FRAME = slice(len(LEVELS) + len(FACETS), len(LEVELS) + len(FACETS) + len(FRAMES))
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,17 @@ class Tuned:
     tensors: dict[str, Any]
     weights: Floats
     bias: Floats
+
+    def arrays(self) -> dict[str, Any]:
+        """All of it by name."""
+        named = {f"tensors.{name}": array for name, array in self.tensors.items()}
+        return {**named, "weights": self.weights, "bias": self.bias}
+
+    @classmethod
+    def of(cls, arrays: dict[str, Any]) -> Tuned:
+        """From what `arrays` gives, whatever else is there."""
+        tensors = {n.removeprefix("tensors."): a for n, a in arrays.items() if n.startswith("tensors.")}
+        return cls(tensors, arrays["weights"], arrays["bias"])
 
 
 class Bench:
@@ -145,39 +156,78 @@ class Bench:
 
         `target` (all, outputs) holds 0 and 1, `deciding` the characters of each passage's deciding sentences.
         """
-        torch = self._torch
-        torch.manual_seed(seed)
-        heads, drop = self._heads(), Dropout(DROPOUT, seed)
-        tuned = [
-            {k: v.detach().clone().requires_grad_() for k, v in state.items()} for state in self._base[self._first :]
-        ]
-        goal = torch.tensor(target, dtype=torch.float32)
-        groups: list[dict[str, Any]] = [
-            {"params": list(state.values()), "lr": RATE * LOWER ** (len(tuned) - 1 - i)}
-            for i, state in enumerate(tuned)
-        ]
-        groups.append({"params": list(heads.parameters()), "lr": HEAD_RATE})
-        weights = [*heads.parameters(), *(p for state in tuned for p in state.values())]
-        optimizer = torch.optim.AdamW(groups, weight_decay=DECAY, fused=True)
+        self._torch.manual_seed(seed)
+        heads = self._heads()
+        tuned = [{k: v.detach().clone() for k, v in state.items()} for state in self._base[self._first :]]
         rng = np.random.default_rng(seed)
         epochs = [self._shuffled(rows[seen], rng) for seen in turns(share, EPOCHS, rng)]
+        return self._descend(tuned, heads, (RATE, HEAD_RATE), epochs, Goal(target, deciding), say, seed)
+
+    def part(
+        self,
+        first: Tuned,
+        rows: Ints,
+        share: Floats,
+        target: Ints,
+        deciding: Sequence[Sequence[tuple[int, int]]],
+        scene: Ints,
+        say: Say,
+        seed: int = 0,
+    ) -> Tuned:
+        """Tunes further, for one epoch: on the passages `rows` as in `fit`, and on scenes whose variants differ in what decides.
+
+        `scene` (all,) is the number of a passage's scene, -1 of those that are in none. A batch of scenes teaches only to tell their variants
+        apart (losses.apart); the other passages are there lest what they taught be forgotten.
+        """
+        heads, tuned = self._restored(first)
+        rng = np.random.default_rng(seed)
+        batches = self._shuffled(rows[turns(share, 1, rng)[0]], rng)
+        numbers = rng.permutation(np.unique(scene[scene >= 0]))
+        batches += [np.flatnonzero(np.isin(scene, some)).tolist() for some in _batches(numbers, SCENES)]
+        epochs = [[batches[i] for i in rng.permutation(len(batches))]]
+        goal = Goal(target, deciding, scene)
+        return self._descend(tuned, heads, (PART_RATE, PART_HEAD_RATE), epochs, goal, say, seed)
+
+    def _descend(
+        self,
+        tuned: list[State],
+        heads: Any,
+        rates: tuple[float, float],
+        epochs: list[list[list[int]]],
+        goal: Goal,
+        say: Say,
+        seed: int,
+    ) -> Tuned:
+        """Steps of AdamW over the batches of every epoch, from these weights, at these rates of the uppermost layer and of the heads."""
+        torch, drop = self._torch, Dropout(DROPOUT, seed)
+        for state in tuned:
+            for tensor in state.values():
+                tensor.requires_grad_()
+        groups: list[dict[str, Any]] = [
+            {"params": list(state.values()), "lr": rates[0] * LOWER ** (len(tuned) - 1 - i)}
+            for i, state in enumerate(tuned)
+        ]
+        groups.append({"params": list(heads.parameters()), "lr": rates[1]})
+        weights = [*heads.parameters(), *(p for state in tuned for p in state.values())]
+        optimizer = torch.optim.AdamW(groups, weight_decay=DECAY, fused=True)
         steps = sum(map(len, epochs))
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer, lambda s: min((s + 1) / (WARM * steps), max(0.0, (steps - s) / ((1 - WARM) * steps)))
         )
         for epoch, batches in enumerate(epochs, 1):
-            losses: list[float] = []
+            found: list[float] = []
             for number, batch in enumerate(batches, 1):
                 logits, attention = self._judge(tuned, heads, batch, drop)
-                loss = self._loss(logits, goal[batch]) + self._look(attention, batch, target, deciding)
+                loss = goal.loss(torch, batch, logits, attention, self.offsets)
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(weights, 1.0)
                 optimizer.step()
                 schedule.step()
                 optimizer.zero_grad()
-                losses.append(float(loss.detach()))
+                found.append(float(loss.detach()))
                 if number % -(-len(batches) // 5) == 0 or number == len(batches):
-                    say(f"epoch {epoch} of {EPOCHS}, {number / len(batches):.0%}: mean loss {np.mean(losses):.3f}")
+                    of = f"epoch {epoch} of {len(epochs)}, {number / len(batches):.0%}"
+                    say(f"{of}: mean loss {np.mean(found):.3f}")
         return self._taken(tuned, heads)
 
     def _shuffled(self, rows: Ints, rng: np.random.Generator) -> list[list[int]]:
@@ -186,26 +236,6 @@ class Bench:
         for part in _batches(drawn, 40 * BATCH):
             batches += _batches(np.array(sorted(part, key=lambda i: (len(self.tokens[i]), i))), BATCH)
         return [batches[i] for i in rng.permutation(len(batches))]
-
-    def _loss(self, logits: Any, goal: Any) -> Any:
-        """Cross-entropy of the ordinal levels, facets and admirable, and of the frame where the trope is at issue at all."""
-        nn = self._torch.nn.functional
-        scale = [*_LEVEL_LOSS, *[_FACET_LOSS] * len(FACETS), *[0.0] * len(FRAMES), _ADMIRABLE_LOSS]
-        each = nn.binary_cross_entropy_with_logits(logits, goal, reduction="none") * self._torch.tensor(scale)
-        frame = nn.cross_entropy(logits[:, _FRAME], goal[:, _FRAME].argmax(1), reduction="none")
-        return (each.sum(1) + _FRAME_LOSS * goal[:, 1] * frame).mean()
-
-    def _look(
-        self, attention: Any, batch: list[int], target: Ints, deciding: Sequence[Sequence[tuple[int, int]]]
-    ) -> Any:
-        """The attention loss: the first query shall look at the sentence that decides, in positive passages that have one marked."""
-        loss = attention.sum() * 0.0
-        for k, i in enumerate(batch):
-            inside = [any(a < e and s < b for a, b in deciding[i]) and e > s for s, e in self.offsets[i]]
-            if target[i, LEVELS.index("intensity>=3")] and any(inside):
-                seen = attention[k, : len(inside), 0][self._torch.tensor(inside)].sum()
-                loss = loss - ATTENTION_LOSS * self._torch.log(seen + 1e-4) / len(batch)
-        return loss
 
     def _taken(self, tuned: Sequence[State], heads: Any) -> Tuned:
         """What was tuned, in half precision: what is judged next is what will be stored."""
@@ -220,10 +250,9 @@ class Bench:
             tensors, out.weight.detach().numpy().T.astype(np.float64), out.bias.detach().numpy().astype(np.float64)
         )
 
-    def logits(self, tuned: Tuned, rows: Ints) -> Floats:
-        """The outputs (n, outputs) of a tuned encoder for the passages `rows`."""
-        torch, out = self._torch, np.zeros((len(rows), len(OUTPUTS)))
-        heads = self._heads()
+    def _restored(self, tuned: Tuned) -> tuple[Any, list[State]]:
+        """Heads and layers as they were tuned, in single precision."""
+        torch, heads = self._torch, self._heads()
         states = [
             {k: torch.tensor(tuned.tensors[f"layer.{number}.{k}"]).float() for k in state}
             for number, state in enumerate(self._base[self._first :], self._first)
@@ -232,6 +261,12 @@ class Bench:
             heads["queries"].weight.copy_(torch.tensor(tuned.tensors["queries"]))
             heads["out"].weight.copy_(torch.tensor(tuned.weights.T, dtype=torch.float32))
             heads["out"].bias.copy_(torch.tensor(tuned.bias, dtype=torch.float32))
+        return heads, states
+
+    def logits(self, tuned: Tuned, rows: Ints) -> Floats:
+        """The outputs (n, outputs) of a tuned encoder for the passages `rows`."""
+        torch, out = self._torch, np.zeros((len(rows), len(OUTPUTS)))
+        heads, states = self._restored(tuned)
         order = np.array(sorted(range(len(rows)), key=lambda k: len(self.tokens[int(rows[k])])), np.int64)
         none = Dropout(0.0, 0)
         with torch.inference_mode():

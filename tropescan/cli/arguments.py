@@ -8,6 +8,8 @@ from typing import Any
 
 from tropescan import __version__
 
+DEPTHS = ("fast", "lean", "full")  # those of `persistence`, whose import would cost `--help` its speed
+
 
 def _verb(module: str, name: str) -> Callable[[argparse.Namespace], int]:
     def run(given: argparse.Namespace) -> int:
@@ -184,6 +186,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="passages to fit on, but not to calibrate or measure with (corpora/written)",
     )
+    train.add_argument(
+        "--pairs",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="variants of scenes that differ in what decides, one source a scene (corpora/written): the encoder learns to tell them apart",
+    )
     train.add_argument("--texts", metavar="DIR", help="folder of the texts that labels point to (corpora/public)")
     train.add_argument(
         "--unlabelled",
@@ -226,7 +235,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="baselines on the same passages: keywords, tfidf, fasttext, minilm",
     )
-    evaluate.add_argument("--depth", choices=("fast", "full"), help="default: both, side by side")
+    evaluate.add_argument("--depth", choices=DEPTHS, help="default: all, side by side")
     evaluate.add_argument("--report", metavar="FILE.md", help="write a Markdown page, with two SVG pictures beside it")
     evaluate.add_argument("--json", action="store_true", help="print as JSON")
     return top
@@ -260,9 +269,9 @@ def _model(one: argparse.ArgumentParser) -> None:
     )
     one.add_argument(
         "--depth",
-        choices=("fast", "full"),
+        choices=DEPTHS,
         default="full",
-        help="fast: gate and fast tier; full: the encoder too (default)",
+        help="fast: gate and fast tier; lean: the encoder, too, on what is likely to be flagged; full: on all but the hopeless (default)",
     )
 
 

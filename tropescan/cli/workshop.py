@@ -38,6 +38,7 @@ def train(given: argparse.Namespace) -> int:
         corpus.load(given.extra, given.texts, _say) if given.extra else [],
         drawn(Path(given.refused), lambda texts: ~passes(texts), REFUSED_MOST) if given.refused else [],
         drawn(Path(given.unlabelled), passes, given.most) if given.unlabelled else [],
+        corpus.load(given.pairs, given.texts, _say) if given.pairs else [],
         terms,
         folder,
         name=given.name or folder.resolve().name,
@@ -58,7 +59,7 @@ def evaluate(given: argparse.Namespace) -> int:
     found = quality.evaluate(
         given.model,
         corpus.load(given.labels, given.texts, _say),
-        (given.depth,) if given.depth else ("full", "fast"),
+        (given.depth,) if given.depth else ("full", "lean", "fast"),
         given.against,
         _say,
         behaviour.load(Path(given.cases)) if given.cases else None,

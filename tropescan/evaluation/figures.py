@@ -113,7 +113,7 @@ def best_threshold(positive: Ints, score: Floats) -> float:
 def choose_thresholds(positive: Ints, score: Floats, sources: list[str]) -> dict[str, Any]:
     """Thresholds for the best F1 (the default), for precision 0.8 and 0.9 and for recall 0.95, with 95 % intervals over sources.
 
-    The ends `low` and `high` are None where there is no interval (a single source).
+    Recall 0.95 is left out where no threshold reaches it. The ends `low` and `high` are None where there is no interval (a single source).
     """
 
     def end(t: float) -> float | None:
@@ -133,5 +133,7 @@ def choose_thresholds(positive: Ints, score: Floats, sources: list[str]) -> dict
     chosen = {}
     for name, rule in rules.items():
         value, low, high = bootstrap(sources, rule)
+        if name == "recall_0.95" and value <= 0:
+            continue  # more than one positive in twenty has no score at all: no threshold reaches them
         chosen[name] = {"threshold": round(value, 4), "low": end(low), "high": end(high)}
     return chosen

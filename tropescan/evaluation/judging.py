@@ -40,6 +40,8 @@ def judge(model: Model, passages: list[Passage], depth: str) -> Judged:
     An out-of-source line stands for a passage whose id and text are those that were judged. Raises ModelError, DamagedModel.
     """
     held = out_of_source(model)
+    given = {"fast": held.fast, "full": held.full}
+    given["lean"] = np.where(held.fast >= float(model.config["fast_floor"]["lean"]), held.full, 0.0)
     score, outputs = np.zeros(len(passages)), np.zeros((len(passages), len(OUTPUTS)))
     rest = []
     for i, p in enumerate(passages):
@@ -47,9 +49,9 @@ def judge(model: Model, passages: list[Passage], depth: str) -> Judged:
         if at is None or held.digest[at] != text_key(p.text):
             rest.append(i)
             continue
-        score[i] = (held.full if depth == "full" else held.fast)[at]
+        score[i] = given[depth][at]
         # what a tier refused has no other heads, whoever judged it; a score rounded to 0 cannot be told from it, and is no more to a user
-        outputs[i] = (held.outputs if depth == "full" else held.fast_outputs)[at] if score[i] else unjudged()
+        outputs[i] = (held.fast_outputs if depth == "fast" else held.outputs)[at] if score[i] else unjudged()
     if rest:
         scanner = Scanner(model.folder, depth=depth, audit=0.0)
         score[rest], outputs[rest] = scan(scanner, [passages[i] for i in rest])

@@ -44,8 +44,8 @@ class PortableScanner:
         backend: str = "auto",
     ) -> None:
         if depth not in persistence.DEPTHS:
-            raise InputError(f"no such depth '{depth}': fast or full")
-        if depth == "full":
+            raise InputError(f"no such depth '{depth}': {', '.join(persistence.DEPTHS)}")
+        if depth != "fast":
             backend = require_encoder(backend, device)
         loaded = persistence.load(model)
         given = Path(model)

@@ -36,7 +36,7 @@ def run(
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = workers or cores
-    if depth == "full":
+    if depth != "fast":
         require_encoder(backend, device)
     loaded = persistence.load(model)
     state = schedule(files, sink, watcher, loaded, depth, audit, limit, retry_failed)

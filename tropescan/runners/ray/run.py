@@ -48,7 +48,7 @@ def run(
     The actors write parts into `folder`, which all nodes must see at the same path; they are removed once committed, and what an interrupted run
     left there is committed first. Without a store the parts stay. Otherwise as runners.local.run. Raises InputError where there is no Ray.
     """
-    if depth == "full":
+    if depth != "fast":
         backend = require_encoder(
             backend, device
         )  # settled here for all nodes, so that their scores agree to the last digit
