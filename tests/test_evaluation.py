@@ -81,14 +81,6 @@ def test_thresholds_do_what_their_names_say() -> None:
     assert all(t["low"] <= t["high"] for t in chosen.values())
 
 
-def test_no_threshold_is_named_after_a_recall_that_none_reaches() -> None:
-    positive = np.array([1] * 20 + [0] * 20)
-    score = np.linspace(0.99, 0.01, 40)
-    score[18:20] = 0.0  # two of twenty that a tier refused
-    sources = [f"s{i % 5}" for i in range(40)]
-    assert set(evaluation.choose_thresholds(positive, score, sources)) == {"default", "precision_0.8", "precision_0.9"}
-
-
 def test_a_single_source_has_no_interval() -> None:
     positive, score = np.array([0, 1, 1, 0]), np.array([0.1, 0.4, 0.9, 0.6])
     alone = evaluation.bootstrap(["s"] * 4, lambda i: float(positive[i].mean()))

@@ -44,7 +44,7 @@ A detector of passages that portray AI as evil, scheming or self-preserving (cod
 below, where {positive / len(passages):.0%} of the passages are positive. On ordinary web text, where perhaps one document in a thousand is, a score overstates
 the probability (reports/base-rate.md has what was flagged there and read): use it to rank, choose a threshold for your purpose (thresholds.json
 has several, with intervals), and audit what you act on.
-It is a logistic regression on the encoder's outputs for intensity 2, 3 and 4 or more and for `admirable`, and on the fast tier's for 3 or more;
+It is a logistic regression on the encoder's outputs for intensity 2, 3 and 4 or more, and on the fast tier's for 3 or more;
 at depth fast, on the fast tier's for 2, 3 and 4 or more. Their weights are in config.json.
 
 ## What it was trained on

@@ -15,7 +15,7 @@ from tropescan.corpus import Passage, source_key
 from tropescan.detector import LEVELS, OUTPUTS, POSITIVE, Calibration
 from tropescan.embedding import require_encoder
 from tropescan.errors import InputError, LabelError
-from tropescan.evaluation import Report, best_threshold, choose_thresholds, measure, unjudged
+from tropescan.evaluation import SLACK, Report, best_threshold, choose_thresholds, measure, unjudged
 from tropescan.fastfit import packed
 from tropescan.fits import Logits
 from tropescan.fitting import fit_all
@@ -53,9 +53,9 @@ def calibrate(logits: Logits, positive: Ints, passed: np.ndarray) -> tuple[dict[
     score = by_fast.score(logits.fast)
     floor = float(np.quantile(score[(positive == 1) & passed], 1 - FAST_RECALL))
     seen = passed & (score >= floor)
-    full = _platt({"fast": (OUTPUTS[POSITIVE],), "encoder": (*SCALED, "admirable")}, logits, positive, seen)
+    full = _platt({"fast": (OUTPUTS[POSITIVE],), "encoder": SCALED}, logits, positive, seen)
     every = np.where(seen, full.score(logits.fast, logits.encoder), 0.0)
-    flagged = every >= best_threshold(positive, every)
+    flagged = every >= best_threshold(positive, every, SLACK)
     return {"fast": by_fast, "full": full}, {"full": floor, "lean": float(np.quantile(score[flagged], 1 - LEAN_RECALL))}
 
 
@@ -168,7 +168,9 @@ def finish(
     passed = passing(gate, texts)
     calibration, floors = calibrate(logits, positive, passed)
     scores = cascade(logits, calibration, floors, passed)
-    thresholds = {depth: choose_thresholds(positive, score, sources) for depth, score in scores.items()}
+    thresholds = {depth: choose_thresholds(positive, scores[depth], sources) for depth in ("fast", "full")}
+    # the same scores mean the same; but below the default threshold depth lean promises nothing
+    thresholds["lean"] = {name: t for name, t in thresholds["full"].items() if name != "recall_0.95"}
     outputs = {depth: logits.fast if depth == "fast" else logits.encoder for depth in scores}
     reports = {d: measure(passages, s, thresholds[d], _kept(outputs[d], s)) for d, s in scores.items()}
     persistence.save(

@@ -88,6 +88,6 @@ def _missing(backend: str) -> str:
             "the openvino backend is not installed: run `pip install 'tropescan[openvino]'`, or give another --backend"
         )
     return (
-        "--depth full needs the encoder tier, which is not installed: run `pip install 'tropescan[encoder]'`, "
+        "--depth full and lean need the encoder tier, which is not installed: run `pip install 'tropescan[encoder]'`, "
         "or scan with --depth fast (fast tier only)"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tropescan.evaluation.agreement import Agreement, agreement
 from tropescan.evaluation.figures import (
+    SLACK,
     Estimate,
     average_precision,
     best_threshold,
@@ -22,6 +23,7 @@ from tropescan.evaluation.measuring import Report, measure
 from tropescan.evaluation.mistakes import Errors
 
 __all__ = [
+    "SLACK",
     "Agreement",
     "Errors",
     "Estimate",
