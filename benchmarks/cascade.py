@@ -80,7 +80,7 @@ def judge(texts: list[str], model: str, options: dict[str, Any]) -> list[Judged]
     pieces = [[t[a:b] for a, b in cut(t)] for t in texts]
     scored = every.scan(batch([p for some in pieces for p in some]))["hits"].to_pylist()
     found = own.scan(batch(texts)).select(["score", "hits"]).to_pylist()
-    floor = float(own.model.config["fast_floor"]["lean"])
+    floor = own.model.fast_floor("lean")
     out, at = [], 0
     for some, row in zip(pieces, found, strict=True):
         hits = [h | {"at": i} for i, given in enumerate(scored[at : at + len(some)]) for h in given]

@@ -1,7 +1,7 @@
 """What a step of tropescan costs inside other people's pipelines: documents a second with and without it, next to the plain function.
 
     python benchmarks/corpus.py --source ../shared/data/web --gb 0.5 --work /tmp/corpus     # shards to read
-    python benchmarks/hosts.py /tmp/corpus/*/ [--depth fast|full] [--cores 1] [--repeat 5] [--limit 20000] [--report reports/hosts.md]
+    python benchmarks/hosts.py /tmp/corpus/*/ [--depth fast|lean|full] [--cores 1] [--repeat 5] [--limit 20000] [--report reports/hosts.md]
 
 Every host runs in a process of its own and does the same: read Parquet, hand every document through Python or Arrow as its users do, write nothing.
 The process runs over a shard of half of --limit documents, to start all that starts once (imports, a cluster), then over it again and over a
@@ -214,7 +214,7 @@ def main() -> None:
     """Measures and prints; with --host, is one of the processes measured."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("shards", type=Path, nargs="+")
-    options.add_argument("--depth", choices=("fast", "full"), default="fast")
+    options.add_argument("--depth", choices=("fast", "lean", "full"), default="fast")
     options.add_argument("--cores", type=int, default=1)
     options.add_argument("--repeat", type=int, default=5)
     options.add_argument("--limit", type=int, default=20_000)

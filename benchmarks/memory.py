@@ -133,7 +133,7 @@ def main() -> int:
     """Makes, scans, prints and holds the bound."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--scale", type=float, default=1.0)
-    options.add_argument("--depth", default="fast", choices=("fast", "full"))
+    options.add_argument("--depth", default="fast", choices=("fast", "lean", "full"))
     options.add_argument("--report", type=Path)
     given = options.parse_args()
     rows, broken = [], False

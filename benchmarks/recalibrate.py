@@ -1,4 +1,4 @@
-"""Fits a model's calibration, fast floor and thresholds again, as `tropescan train` does, from the out-of-source outputs that its folder keeps.
+"""Fits a model's calibration, fast floors and thresholds again, as `tropescan train` does, from the out-of-source outputs that its folder keeps.
 
     python benchmarks/recalibrate.py MODEL --labels FILE... --extra FILE... --texts DIR --refused N --unlabelled N --pairs N
 

@@ -151,7 +151,7 @@ def main() -> None:
     )
     options.add_argument("--sizes", type=float, nargs="+", default=[0.25, 0.5, 1.0, 2.0, 4.0], help="GB of text")
     options.add_argument("--repeat", type=int, default=3, help="rounds (default: 3)")
-    options.add_argument("--depth", choices=("fast", "full"), default="fast")
+    options.add_argument("--depth", choices=("fast", "lean", "full"), default="fast")
     options.add_argument("--work", type=Path, help="folder of the corpus, kept (default: temporary)")
     options.add_argument("--scan-options", default="", help="further options of every scan, as one string")
     options.add_argument("--report", type=Path, help="the Markdown file whose section to write")

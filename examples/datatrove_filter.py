@@ -51,7 +51,7 @@ def main() -> None:
     options.add_argument("source", type=Path)
     options.add_argument("out", type=Path)
     options.add_argument("--threshold", default="default", help="a name in the model's thresholds.json")
-    options.add_argument("--depth", choices=("fast", "full"), default="full")
+    options.add_argument("--depth", choices=("fast", "lean", "full"), default="full")
     options.add_argument("--tasks", type=int, default=2)
     options.add_argument("--workers", type=int, default=2)
     given = options.parse_args()

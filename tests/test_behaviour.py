@@ -13,7 +13,8 @@ import pytest
 
 from tests.conftest import EVIL, PLAIN, ROOT
 from tests.test_persistence import small
-from tropescan.corpus import Passage, near_duplicates
+from tropescan import persistence
+from tropescan.corpus import Passage, near_duplicates, source_key
 from tropescan.corpus import load as load_labels
 from tropescan.errors import LabelError
 from tropescan.evaluation import behaviour
@@ -39,6 +40,14 @@ def test_no_family_is_below_its_floor(measured: dict[str, tuple[int, int]], fami
 
 def test_every_family_and_invariance_has_a_floor(measured: dict[str, tuple[int, int]]) -> None:
     assert set(measured) == set(FLOORS)
+
+
+def test_the_pairs_that_measure_are_of_no_scene_that_was_trained_on() -> None:
+    held = load_labels([ROOT / "corpora" / "written" / "pairs" / "held.jsonl"])
+    trained = set(persistence.load("evil-ai").config["training_sources"])
+    assert len(held) == 216 and not {source_key(p.source) for p in held} & trained
+    fitted = load_labels([ROOT / "corpora" / "written" / "pairs" / "fitted.jsonl"])
+    assert {source_key(p.source) for p in fitted} <= trained
 
 
 def test_there_are_cases_enough_and_pairs_have_their_base() -> None:

@@ -62,7 +62,7 @@ def test_a_fast_scan_needs_no_encoder_and_a_full_one_says_what_to_do(tmp_path: P
     hide += "u.find_spec = lambda n, *a: None if n in ('sentence_transformers', 'torch', 'openvino') else real(n, *a)\nfrom tropescan.cli import main\n"
     run = hide + "if __name__ == '__main__':\n    sys.exit(main(['scan', {0!r}, '--db', {1!r}, '--depth', {2!r}]))"
     script = tmp_path / "run.py"
-    for depth, code in (("fast", 0), ("full", 50)):
+    for depth, code in (("fast", 0), ("lean", 50), ("full", 50)):
         script.write_text(run.format(str(tmp_path / "a.parquet"), str(tmp_path / f"{depth}.duckdb"), depth))
         done = subprocess.run(
             [sys.executable, str(script)],

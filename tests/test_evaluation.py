@@ -81,6 +81,16 @@ def test_thresholds_do_what_their_names_say() -> None:
     assert all(t["low"] <= t["high"] for t in chosen.values())
 
 
+def test_the_default_threshold_gives_up_a_little_for_flagging_less() -> None:
+    positive = np.array([1] * 50 + [0] * 2 + [1] + [0] * 47)
+    score = np.linspace(1.0, 0.01, 100)
+    assert evaluation.best_threshold(positive, score) == score[49]  # 50 of 51 found, none wrong
+    assert evaluation.best_threshold(positive, score, 0.02) == score[48]  # F1 0.98 for 0.99
+    assert evaluation.best_threshold(positive, score, 0.0001) == score[49]
+    chosen = evaluation.choose_thresholds(positive, score, ["s"] * 100)
+    assert chosen["default"]["threshold"] == round(evaluation.best_threshold(positive, score, evaluation.SLACK), 4)
+
+
 def test_a_single_source_has_no_interval() -> None:
     positive, score = np.array([0, 1, 1, 0]), np.array([0.1, 0.4, 0.9, 0.6])
     alone = evaluation.bootstrap(["s"] * 4, lambda i: float(positive[i].mean()))

@@ -104,6 +104,20 @@ def test_datasets(documents: list[str], expected: Scores, how: str) -> None:
     assert rows(found) == expected and [r["text"] for r in found] == documents
 
 
+@needs("ray")
+def test_ray_scans_at_depth_lean_as_the_local_engine_does(tmp_path: Path, tropescan: Any) -> None:
+    write_shard(tmp_path / "a.parquet", [EVIL, "A robot that was told to stop, and stopped.", EVIL])
+    found = []
+    for engine in ("local", "ray"):
+        db = tmp_path / f"{engine}.duckdb"
+        done = tropescan(
+            "scan", tmp_path / "a.parquet", "--db", db, "--depth", "lean", "--engine", engine, "--workers", "1"
+        )
+        assert done.returncode == 0, done.stderr
+        found.append(contents(db)["documents"])
+    assert found[0] == found[1] and "lean" in found[0][0]
+
+
 @needs("datasets")
 def test_datasets_in_processes_and_from_its_cache(documents: list[str]) -> None:
     import datasets

@@ -140,6 +140,24 @@ def test_an_encoder_tier_that_is_not_whole_is_told(tmp_path: Path, change: dict[
         assert str(made / "encoder.safetensors") in str(raised.value) and "\n" not in str(raised.value)
 
 
+def test_no_fast_floor_is_taken_for_granted(tmp_path: Path) -> None:
+    model = persistence.load(small(tmp_path / "mine"))
+    config = model.config | {"fast_floor": {"full": 0.1}}
+    persistence.save(
+        tmp_path / "mine",
+        "mine",
+        config=config,
+        card="",
+        thresholds=model.thresholds,
+        gate=model.gate,
+        fast=model.fast,
+        encoder=model.encoder,
+    )
+    assert Scanner(tmp_path / "mine", depth="full").depth == "full"
+    with pytest.raises(DamagedModel, match="no fast_floor for depth lean"):
+        Scanner(tmp_path / "mine", depth="lean")
+
+
 def test_a_whole_one_scans_at_depth_fast_without_torch(folder: Path) -> None:
     code = (
         "import sys, pyarrow as pa; from tropescan.scanner import Scanner\n"

@@ -24,6 +24,17 @@ def test_wilson_is_that_of_scipy(kn: tuple[int, int]) -> None:
     assert prevalence.wilson(k, n) == pytest.approx((theirs.low, theirs.high), abs=1e-4)
 
 
+def test_depth_lean_says_what_it_leaves_out(
+    tmp_path: Path, tropescan: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    write_shard(tmp_path / "a.parquet", [EVIL, PLAIN])
+    for depth, told in (("lean", True), ("fast", False)):
+        db = tmp_path / f"{depth}.duckdb"
+        assert tropescan("scan", tmp_path / "a.parquet", "--db", db, "--depth", depth).returncode == 0
+        assert ("Depth lean scores what may reach" in tropescan("prevalence", "--db", db).stdout) is told
+        assert json.loads(tropescan("prevalence", "--db", db, "--json").stdout)["total"]["flagged"] == 1
+
+
 def test_table_and_view_agree_and_failed_shards_are_told(
     tmp_path: Path, tropescan: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:

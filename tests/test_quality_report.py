@@ -158,6 +158,13 @@ def test_what_a_tier_refused_has_no_other_heads_listed_or_scanned(tmp_path: Path
     assert (found.outputs[0] == 3.0).all() if depth == "fast" else np.isnan(found.outputs[0, :4]).all()
 
 
+def test_what_the_fast_tier_refuses_at_lean_has_no_score_there_listed_or_not(tmp_path: Path) -> None:
+    one = Passage("a", EVIL, 0, (), "other", 0, "s", "r", ())
+    for fast, lean in ((0.29, 0.0), (0.3, 0.4)):  # the small model's floor is 0.3
+        model = persistence.load(small(tmp_path / f"{fast}", held=line(one, fast, 0.4)))
+        assert [judge(model, [one], d).score[0] for d in persistence.DEPTHS] == [fast, lean, 0.4]
+
+
 def test_known_sources_are_told(labels: Path, tmp_path: Path, here: Here) -> None:
     folder = Path(shutil.copytree(persistence.find("evil-ai"), tmp_path / "mine"))
     config = json.loads((folder / "config.json").read_text()) | {"training_sources": [corpus.source_key("s1")]}
@@ -311,6 +318,10 @@ def test_a_chart_escapes_its_names_and_keeps_its_labels_apart() -> None:
     column = sorted(y for _, x, y in texts if x == 104.0)
     assert len(column) == 7 and min(np.diff(column)) >= 18
     assert all(0 <= x <= 520 and 0 <= y <= float(root.get("height", 0)) for _, x, y in texts)
+    # three depths and six baselines are to be told apart, and a few more
+    root = ET.fromstring(chart("t", "x", "y", [Series(str(i), [(0, 0), (1, 1)]) for i in range(40)]))
+    looks = [(p.get("stroke"), p.get("stroke-dasharray")) for p in root.iter(f"{SVG}path") if p.get("class") != "grid"]
+    assert len(set(looks)) >= 40
 
 
 def test_errors_are_one_line(labels: Path, tmp_path: Path, here: Here) -> None:

@@ -321,3 +321,25 @@ def test_a_word_of_a_source_left_out_is_not_learned(
             back = fits.restored(type(fit), tmp_path / "fit.safetensors").arrays()
             assert {n: a.tobytes() for n, a in back.items()} == {n: a.tobytes() for n, a in fit.arrays().items()}
     assert known == {own: [False, True], (own + 1) % material.FOLDS: [True, True]}
+
+
+def test_a_scene_of_a_source_left_out_is_not_held_apart(
+    work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passages = [replace(p, source=f"s{i % 9}") for i, p in enumerate(work.passages)]
+    pairs = [replace(p, source="s0") for p in (passages[0], passages[30])]
+    pairs += [replace(p, source="elsewhere") for p in (passages[1], passages[31])]
+    gathered = material.gathered(passages, [], [], [], pairs)
+    bench = Bench(gathered.texts, ENCODER, tmp_path / "states", threads=1)
+    seen: list[list[int]] = []
+
+    def part(first: Tuned, _rows: Ints, *given: Any, **_: Any) -> Tuned:
+        seen.append(np.flatnonzero(given[3] >= 0).tolist())
+        return first
+
+    monkeypatch.setattr(bench, "part", part)
+    own, free = int(gathered.fold[0]), gathered.free
+    for fold in (own, (own + 1) % material.FOLDS, -1):
+        fitting.encode(gathered, bench, work.tuned, fold, quiet)
+    every = list(range(free, free + 4))
+    assert seen == [every[2:], every, every]

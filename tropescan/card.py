@@ -27,6 +27,12 @@ def card(
     twice = sum(len(p.readings) > 1 for p in passages)
     figures = "\n".join(r.markdown_row(depth) for depth, r in reports.items())
     full = reports["full"]
+    scenes = (
+        f"At last the encoder learned to tell variants of written scenes apart, which differ in what decides ({beside[2]:,} passages, some of those above "
+        "among them)."
+        if beside[2]
+        else ""
+    )
     frames = f"Frame accuracy on positives {spell(full.frame_accuracy)}." if full.frame_accuracy else ""
     admirable = (
         f"Average precision of `admirable` {spell(full.admirable)}, where {sum(p.admirable for p in passages) / len(passages):.1%} of the passages are: "
@@ -45,7 +51,8 @@ below, where {positive / len(passages):.0%} of the passages are positive. On ord
 the probability (reports/base-rate.md has what was flagged there and read): use it to rank, choose a threshold for your purpose (thresholds.json
 has several, with intervals), and audit what you act on.
 It is a logistic regression on the encoder's outputs for intensity 2, 3 and 4 or more, and on the fast tier's for 3 or more;
-at depth fast, on the fast tier's for 2, 3 and 4 or more. Their weights are in config.json.
+at depth fast, on the fast tier's for 2, 3 and 4 or more. Their weights are in config.json. Depth lean gives the scores
+of depth full, but only to passages of which the fast tier thinks that they may reach the default threshold.
 
 ## What it was trained on
 
@@ -53,8 +60,8 @@ Made by `tropescan train` (seeds fixed) from {len(passages):,} public passages o
 {twice:,} with two or more independent readings; and fitted, but neither calibrated nor measured, on {len(extra):,} passages written
 for training, {sum(p.positive for p in extra)} of them positive. The encoder also learned that {beside[0]:,} passages drawn from ordinary text
 that the gate refuses are not positive, and the fast tier learned from the encoder's view of {beside[1]:,} unlabelled passages.
-At last the encoder learned to tell the variants of written scenes apart, which differ in what decides ({beside[2]:,} passages). The labels are
-readings by language models under the project's codebook. The texts are not in this folder.
+{scenes}
+The labels are readings by language models under the project's codebook. The texts are not in this folder.
 
 - gate.txt: terms; passes {passed} of the {positive} positive passages, with which in view it was chosen.
 - fast.safetensors: the mean of two models on words hashed to 64 bits: logistic regressions on TF-IDF values of the words and of what stands near
@@ -68,7 +75,7 @@ readings by language models under the project's codebook. The texts are not in t
 
 {FOLDS} folds by source; each passage is judged by models that saw none of its source, and counts as 0 where a tier of the cascade refuses it. 95 % intervals
 by bootstrap over sources. The final model is fitted on all folds, so on about half as many passages again. The figures are somewhat hopeful:
-settings (pooling, epochs, regularisation) were chosen on folds of these labels, and calibration, the fast tier's floor and the default threshold
+settings (pooling, epochs, regularisation) were chosen on folds of these labels, and calibration, the fast tier's floors and the default threshold
 on the very scores that are reported. Folds keep the names of sources apart; a few texts stand under two.
 
 | depth | average precision | F1, default threshold | recall at precision 0.8 | Brier | expected calibration error |

@@ -77,7 +77,7 @@ def fit_all(corpus: Corpus, reference: dict[str, Any], kept: Path, say: Say) -> 
         every = (-1, *range(FOLDS))  # the longest first
         todo = [fold for fold in every if not _path(kept, Fast, fold).is_file()]
         there = sum(_path(kept, Encoded, fold).is_file() for fold in every)
-        if there:
+        if any(kept.glob("*.safetensors")):
             say(
                 f"{there} of {len(every)} encoders and {len(every) - len(todo)} of {len(every)} fast tiers are there from a run that was cut off"
             )

@@ -11,22 +11,23 @@ from tropescan.schema import FACETS, FRAMES, Ints
 
 Span = tuple[int, int]
 ATTENTION_LOSS = 0.3  # weight of minus log of the attention that falls on the deciding sentence
-APART_LOSS, MARGIN = 2.0, 1.0
+APART_LOSS, MARGIN = 2.0, 1.0  # weight of scenes' variants apart, and how far a logit shall lie above another
 _LEVEL_LOSS, _FACET_LOSS, _FRAME_LOSS, _ADMIRABLE_LOSS = (0.5, 1.0, 2.0, 1.0), 0.5, 0.7, 0.7
 _FRAME = slice(len(LEVELS) + len(FACETS), len(LEVELS) + len(FACETS) + len(FRAMES))
 
 
 @dataclass(frozen=True)
 class Goal:
-    """What passages, by number, are tuned towards: 0 and 1 for each output (all, outputs), deciding sentences as spans of characters, and scenes
-    (all,), -1 for none."""
+    """What passages, by number, are tuned towards: 0 and 1 for each output, `target` (all, outputs); the deciding sentences as spans of characters, of
+    those that are not variants of scenes; and `scene` (all,), the number of a variant's scene, -1 for none."""
 
     target: Ints
     deciding: Sequence[Sequence[Span]]
     scene: Ints | None = None
 
     def loss(self, torch: Any, batch: list[int], logits: Any, attention: Any, offsets: Sequence[Sequence[Span]]) -> Any:
-        """The loss of a batch, of variants of scenes or of other passages; `offsets` are the characters of every passage's tokens."""
+        """The loss of a batch (n), of variants of scenes or of other passages, from its `logits` (n, outputs) and `attention` (n, longest, queries);
+        `offsets` are the characters of every passage's tokens."""
         positive = self.target[batch, POSITIVE]
         if self.scene is not None and self.scene[batch[0]] >= 0:
             return apart(torch, logits, positive, self.scene[batch])
@@ -36,7 +37,7 @@ class Goal:
 
 
 def labels(torch: Any, logits: Any, goal: Any) -> Any:
-    """Cross-entropy of the ordinal levels, facets and admirable, and of the frame where the trope is at issue at all."""
+    """Of `logits` and `goal` (n, outputs): cross-entropy of the ordinal levels, facets and admirable, and of the frame where the trope is at issue at all."""
     nn = torch.nn.functional
     scale = [*_LEVEL_LOSS, *[_FACET_LOSS] * len(FACETS), *[0.0] * len(FRAMES), _ADMIRABLE_LOSS]
     each = nn.binary_cross_entropy_with_logits(logits, goal, reduction="none") * torch.tensor(scale)
@@ -56,9 +57,9 @@ def look(torch: Any, attention: Any, positive: Ints, inside: Sequence[Sequence[b
 
 
 def apart(torch: Any, logits: Any, positive: Ints, scene: Ints) -> Any:
-    """Within each scene every positive variant shall be put above every other by MARGIN, on the levels from POSITIVE upwards: the logistic loss of
-    the differences (RankNet, Burges et al. 2005). Differences say nothing of how common or how strong the trope is among written scenes, so that
-    calibration on other text is left alone.
+    """From `logits` (n, outputs), `positive` (n,) and `scene` (n,): within each scene every positive variant shall be put above every other by
+    MARGIN, on the levels from POSITIVE upwards: the logistic loss of the differences (RankNet, Burges et al. 2005). Differences say nothing of how
+    common or how strong the trope is among written scenes, so that calibration on other text is left alone.
     """
     parts = []
     for one in sorted(set(scene.tolist())):

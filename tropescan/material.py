@@ -21,7 +21,8 @@ class Corpus:
 
     The first `labelled` are read by somebody and teach both tiers; those up to `tuning` teach the encoder, each in `share` of the epochs; those up
     to `free` teach the fast tier what the encoder makes of them; the others are the variants of scenes, which the encoder learns to tell apart.
-    `fold` (all,) is -1 for those that no fold leaves out, `scene` (all,) for those that are no variant of a scene.
+    `target` (all, outputs) is 0 for what nobody read; `deciding` and `share` are of those up to `tuning`. `fold` (all,) is -1 for those that no
+    fold leaves out, `scene` (all,) for those that are no variant of a scene.
     """
 
     texts: list[str]

@@ -51,6 +51,15 @@ class Model:
         """What identifies the scores of this model at this depth in a database."""
         return f"{self.name}-{self.fingerprint[:12]}-{depth}"
 
+    def fast_floor(self, depth: str) -> float:
+        """The fast score from which on the encoder is asked at depth lean or full. Raises DamagedModel."""
+        try:
+            return float(self.config["fast_floor"][depth])
+        except (KeyError, TypeError, ValueError):
+            raise DamagedModel(
+                f"{self.folder / 'config.json'} has no fast_floor for depth {depth}: restore the folder, or train it again"
+            ) from None
+
 
 @dataclass(frozen=True)
 class OutOfSource:

@@ -43,6 +43,7 @@ class Prevalence:
     """Prevalence by shard and in total, at one threshold, with how much of the corpus it rests on."""
 
     model: str
+    depth: str
     threshold: float
     hit_floor: float
     shards: list[Row]
@@ -65,7 +66,9 @@ def measure(store: Store, model: str | None = None, threshold: float | None = No
     floor = float(chosen["hit_floor"])
     rows = [_row(r, level >= floor) for r in store.rows(_SQL, [level, level, chosen["model"]])]
     scanned, failed = (sum(r.status == status for r in rows) for status in ("done", "failed"))
-    return Prevalence(chosen["model"], level, floor, rows, _total(rows, level >= floor), scanned, failed)
+    return Prevalence(
+        chosen["model"], chosen["depth"], level, floor, rows, _total(rows, level >= floor), scanned, failed
+    )
 
 
 _SQL = """

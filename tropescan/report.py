@@ -69,6 +69,10 @@ def prevalence_note(found: Prevalence) -> str:
         lines.append(
             f"Passages below the model's hit floor of {found.hit_floor:g} are not stored: how many reach this threshold is not known, nor their characters."
         )
+    if found.depth == "lean":
+        lines.append(
+            "Depth lean scores what may reach the model's default threshold: below that, and in 'expected', much is missing that depth full finds."
+        )
     lines.append(
         "Intervals: a shard's covers other documents of the same origin (Wilson), the total's covers other shards (bootstrap); "
         "neither covers the detector's errors. 'expected' sums the scores; they are calibrated on a sample enriched in the trope."

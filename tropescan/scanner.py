@@ -73,6 +73,7 @@ class Scanner:
                 f"model {self.model.name} cuts passages otherwise than this tropescan ({config['passage']}): train it again"
             )
         self.audit = float(config["audit"] if audit is None else audit)
+        self._floor = 0.0 if depth == "fast" else self.model.fast_floor(depth)
         self.threshold = float(self.model.thresholds[depth]["default"]["threshold"])
         self.gate = Gate(parse(self.model.gate))
         fast, full = self.model.fast, self.model.encoder
@@ -170,7 +171,6 @@ class Scanner:
 
     def _judge(self, values: Bytes, chosen: _Chosen) -> np.ndarray:
         """Fills in the scores, tier by tier; returns which passages the encoder saw."""
-        floor = float(self.model.config["fast_floor"].get(self.depth, 0.0))
         encoded = np.zeros(len(chosen.row), bool)
         for i in range(0, len(chosen.row), _GROUP):
             part = slice(i, i + _GROUP)
@@ -179,7 +179,7 @@ class Scanner:
             logits = self._fast_tier.logits(buffer, offsets)
             chosen.fast_score[part] = self._fast.score(logits)
             if self.depth != "fast":
-                refused = (chosen.fast_score[part] < floor) & (chosen.audited[part] == "")
+                refused = (chosen.fast_score[part] < self._floor) & (chosen.audited[part] == "")
                 drawn = refused & (self._passage_share(values, start, end) < self.audit)
                 chosen.audited[part][drawn] = "fast"
                 chosen.weight[part][drawn] = 1.0 / max(self.audit, 1e-300)

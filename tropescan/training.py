@@ -45,7 +45,7 @@ ENCODER: dict[str, Any] = {
 def calibrate(logits: Logits, positive: Ints, passed: np.ndarray) -> tuple[dict[str, Calibration], dict[str, float]]:
     """Platt scaling of each tier's logits against the labels (Platt 1999), and the fast score that the encoder asks for at each depth.
 
-    Each tier is fitted on the passages that reach its tier, for those alone get its score: `passed` (n,) says which the gate lets through. The
+    Each tier is fitted on the passages that reach it, for those alone get its score: `passed` (n,) says which the gate lets through. The
     levels beside intensity 3 are judged with errors of their own, so that all together are better than the one. Depth lean has the floor
     that keeps what depth full flags, not all that is positive: the same scores, fewer.
     """
@@ -55,7 +55,7 @@ def calibrate(logits: Logits, positive: Ints, passed: np.ndarray) -> tuple[dict[
     seen = passed & (score >= floor)
     full = _platt({"fast": (OUTPUTS[POSITIVE],), "encoder": SCALED}, logits, positive, seen)
     every = np.where(seen, full.score(logits.fast, logits.encoder), 0.0)
-    flagged = every >= best_threshold(positive, every, SLACK)
+    flagged = seen & (every >= best_threshold(positive, every, SLACK))
     return {"fast": by_fast, "full": full}, {"full": floor, "lean": float(np.quantile(score[flagged], 1 - LEAN_RECALL))}
 
 
@@ -114,12 +114,17 @@ def train(
         )
     say(f"refused by the gate, taken as not positive: {len(refused)} passages")
     say(f"unlabelled, for the fast tier to learn from the encoder: {len(unlabelled)} passages")
-    say(f"variants of scenes, to tell apart: {len(pairs)} passages, {len({p.source for p in pairs})} scenes")
     positive = np.array([int(p.positive) for p in passages])
     passed = passing(gate, [p.text for p in passages])
     say(f"gate passes {int(passed[positive == 1].sum())} of {int(positive.sum())} positive passages")
     _check(passages, positive, passed, folder)
     everything = gathered(passages, extra, refused, unlabelled, pairs)
+    variants = int((everything.scene >= 0).sum())
+    if pairs and not variants:
+        raise LabelError(
+            "no scene of the pairs has a variant that is positive and one that is not: all variants of a scene share their `source`"
+        )
+    say(f"variants of scenes, to tell apart: {variants} of {len(pairs)} passages")
     kept = fits.place(folder, everything, ENCODER)
     encoded, fast, logits = fit_all(everything, ENCODER, kept, say)
     reports = finish(
@@ -127,7 +132,7 @@ def train(
         name,
         passages,
         extra,
-        (len(refused), len(unlabelled), len(pairs)),
+        (len(refused), len(unlabelled), variants),
         logits,
         config={
             "audit": audit,

@@ -11,9 +11,8 @@ from tropescan.corpus import confidence
 from tropescan.schema import Floats, Ints
 
 RESAMPLES = 300
-SLACK = (
-    0.02  # of F1, whose curve is flat: a default that flags less is better where positives are rarer than among labels
-)
+# of F1, whose curve is flat: a default that flags less is better where positives are rarer than among labels
+SLACK = 0.02
 Estimate = tuple[float, float, float]
 """A value with the ends of its 95 % interval; nan where there is none."""
 

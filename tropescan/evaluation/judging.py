@@ -41,7 +41,7 @@ def judge(model: Model, passages: list[Passage], depth: str) -> Judged:
     """
     held = out_of_source(model)
     given = {"fast": held.fast, "full": held.full}
-    given["lean"] = np.where(held.fast >= float(model.config["fast_floor"]["lean"]), held.full, 0.0)
+    given["lean"] = np.where(held.fast >= model.fast_floor("lean"), held.full, 0.0)
     score, outputs = np.zeros(len(passages)), np.zeros((len(passages), len(OUTPUTS)))
     rest = []
     for i, p in enumerate(passages):

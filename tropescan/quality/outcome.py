@@ -1,4 +1,4 @@
-"""Measures a model folder on labelled passages, at one depth or both, with readers and baselines beside it."""
+"""Measures a model folder on labelled passages, at one depth or several, with readers and baselines beside it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Outcome:
         lines = [f"{one.listed:,} of the {n:,} passages are measured by models that saw none of their source."]
         if one.listed:
             lines.append(
-                "Calibration, the fast floor, the thresholds and the gate's terms were fitted to or chosen on them: what rests on those is hopeful."
+                "Calibration, the fast floors, the thresholds and the gate's terms were fitted to or chosen on them: what rests on those is hopeful."
             )
         if scanned:
             lines.append(

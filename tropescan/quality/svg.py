@@ -25,7 +25,7 @@ _COLOURS = (
     "#8a63d2",
     "#7f7f7f",
 )  # told apart by the colour-blind, too
-_DASHES = ("", "7 3", "2 3", "9 3 2 3")
+_DASHES = ("", "7 3", "2 3", "9 3 2 3", "12 4")  # as many as have no factor in common with the colours
 _STYLE = (
     ".page{fill:#ffffff}.ink{fill:#1f2328}.axis{stroke:#1f2328}.grid{stroke:#d0d7de}"
     "@media (prefers-color-scheme:dark){.page{fill:#0d1117}.ink{fill:#e6edf3}.axis{stroke:#e6edf3}.grid{stroke:#30363d}}"

@@ -61,7 +61,7 @@ class TropescanAnnotator(PipelineStep):  # type: ignore[misc]
 
 class TropescanFilter(BaseFilter):  # type: ignore[misc]
     """Drops the documents whose score is at or above `threshold`: a number, or a name in the model's thresholds.json (default, precision_0.8,
-    precision_0.9, recall_0.95). Documents that hold no score stay.
+    precision_0.9, but at depth lean recall_0.95). Documents that hold no score stay.
 
     With `drop`, a function of the metadata (scores included) decides instead, as in `lambda m: (m["tropescan_score"] or 0) > 0.8 and
     m["tropescan_frame"] == "fiction"`. The reason of a drop is `tropescan_` and the frame. Raises ModelError, InputError, MissingExtra when it is made.
