@@ -36,9 +36,11 @@ def tune(corpus: Corpus, bench: Bench, fold: int, say: Say) -> Tuned:
 def encode(corpus: Corpus, bench: Bench, tuned: Tuned, fold: int, say: Say) -> Encoded:
     """The tuned encoder after the scenes, what it makes of the fold left out, and of the unlabelled passages."""
     taught, outside = _inside(corpus, fold, 0, corpus.tuning), _outside(corpus, fold)
-    scene = np.where((corpus.fold != fold) | (fold < 0), corpus.scene, -1)
-    if (scene >= 0).any():
-        say(f"holding the variants of {len(np.unique(scene)) - 1} scenes apart")
+    variants = _inside(corpus, fold, corpus.free, len(corpus.texts))
+    if len(variants):
+        scene = np.full(len(corpus.texts), -1)
+        scene[variants] = corpus.scene[variants]
+        say(f"holding the variants of {len(np.unique(corpus.scene[variants]))} scenes apart")
         tuned = bench.part(tuned, taught, corpus.share[taught], corpus.target, corpus.deciding, scene, say)
     say(f"{len(outside)} passages to judge")
     free = _inside(corpus, fold, corpus.tuning, corpus.free)

@@ -44,8 +44,7 @@ class _Chosen:
 class Scanner:
     """Scores documents with one model folder at one depth.
 
-    `model` is a folder or the name of a shipped model, `depth` 'fast' (no encoder), 'lean' or 'full' (see
-    persistence.DEPTHS), `audit` the share (0 to 1) of documents and of
+    `model` is a folder or the name of a shipped model, `depth` one of persistence.DEPTHS, `audit` the share (0 to 1) of documents and of
     passages refused by the fast tier that are scored all the same (None: the model's own), `threads` those of the encoder
     and `backend` what runs it (embedding.BACKENDS): scores agree between backends to 0.01.
     Raises ModelError, DamagedModel, MissingExtra, InputError. Not thread-safe; make one a thread or process.
