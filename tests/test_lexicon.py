@@ -23,9 +23,14 @@ MASK = (1 << 64) - 1
 
 
 def gathered(texts: list[str]) -> tuple[Bytes, Ints]:
+    return lexicon.gather(*laid(texts))
+
+
+def laid(texts: list[str]) -> tuple[Bytes, Ints, Ints]:
+    """The texts side by side, with where each begins and ends."""
     raw = [t.encode() for t in texts]
     ends = np.cumsum([len(r) for r in raw])
-    return lexicon.gather(np.frombuffer(b"".join(raw), np.uint8), ends - [len(r) for r in raw], ends)
+    return np.frombuffer(b"".join(raw), np.uint8), ends - [len(r) for r in raw], ends
 
 
 def mix(h: int) -> int:
@@ -102,8 +107,8 @@ def test_outputs_do_not_depend_on_neighbours(texts: list[str], seed: int) -> Non
     found = lexicon.keys(*gathered(texts))
     mention, _ = lexicon.mentions(found, np.full(len(found.key), 2, np.int8))
     model = tier(np.unique(np.concatenate([found.key, mention])), seed)
-    together = model.logits(*gathered(texts))
-    alone = np.concatenate([model.logits(*gathered([t])) for t in texts])
+    together = model.logits(*laid(texts))
+    alone = np.concatenate([model.logits(*laid([t])) for t in texts])
     assert together.tobytes() == alone.tobytes()
 
 
@@ -154,7 +159,7 @@ def test_outputs_are_those_of_the_formula_in_plain_python() -> None:
     hidden = np.maximum(np.concatenate(pooled) @ arrays["hidden"] + arrays["hidden_bias"], 0)
     wanted = 0.5 * (linear + hidden @ arrays["out"] + arrays["out_bias"])
     assert near.count(1) > 0 and near.count(2) > 0
-    assert np.abs(FastTier(arrays).logits(*gathered([text]))[0] - wanted).max() < 0.01
+    assert np.abs(FastTier(arrays).logits(*laid([text]))[0] - wanted).max() < 0.01
 
 
 def test_the_fast_tier_is_fitted_on_words_that_are_long_and_not_ascii() -> None:

@@ -194,8 +194,9 @@ def fitted(texts: list[str], target: Any, labelled: int, vectors: Callable[[list
 
 def test_what_the_fast_tier_learns(labelled: tuple[list[str], Ints], work: Work) -> None:
     texts, target = labelled
-    packed, n = fastfit.packed(texts), len(texts)
-    hard = fitted(texts, target, n, work.bench.vectors).logits(*packed)
+    (values, offsets), n = fastfit.packed(texts), len(texts)
+    spans = values, offsets[:-1], offsets[1:]
+    hard = fitted(texts, target, n, work.bench.vectors).logits(*spans)
     assert all(roc_auc_score(target[:, i], hard[:, i]) > 0.95 for i in range(len(OUTPUTS)))
     # an uncertain passage lies between its two answers, and one that nobody has read weighs more, as SOFT says
     which = np.array([3, 90, 200, 333])
@@ -203,11 +204,11 @@ def test_what_the_fast_tier_learns(labelled: tuple[list[str], Ints], work: Work)
     for value in (0.0, 0.5, 1.0):
         goal = target.astype(np.float64)
         goal[which] = value
-        by_value.append(fitted(texts, goal, n, work.bench.vectors).logits(*packed)[which][:, POSITIVE])
+        by_value.append(fitted(texts, goal, n, work.bench.vectors).logits(*spans)[which][:, POSITIVE])
     assert (by_value[0] + 0.1 < by_value[1]).all() and (by_value[1] + 0.1 < by_value[2]).all()
     goal = np.concatenate([target, 1.0 - target[which]])
     doubtful = [
-        fitted([*texts, *(texts[i] for i in which)], goal, m, work.bench.vectors).logits(*packed)[which]
+        fitted([*texts, *(texts[i] for i in which)], goal, m, work.bench.vectors).logits(*spans)[which]
         for m in (n + len(which), n)
     ]
     toward = np.where(target[which] == 1, -1.0, 1.0) * (doubtful[1] - doubtful[0])

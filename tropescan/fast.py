@@ -5,12 +5,13 @@ All values lie on binary grids, so that sums and products are exact in floating 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from tropescan.lexicon import Known, Lexicon
+from tropescan.lexicon import Known, Lexicon, gather, spelling
 from tropescan.schema import Bytes, Floats, Ints
 
 IDF_GRID = 16  # inverse document frequencies times this are whole numbers in the sums of vectors
@@ -29,19 +30,39 @@ class FastTier:
 
     def __init__(self, arrays: dict[str, Any]) -> None:
         self._lexicon = Lexicon(arrays["keys"], arrays["anchors"])
-        self._idf = arrays["idf"].astype(np.float64)
+        self._idf = arrays["idf"].astype(np.float32).astype(np.float64)
         self._linear = Dense(arrays["weights"], arrays["bias"])
         self._share = np.minimum(np.round(self._idf * IDF_GRID), IDF_MOST).astype(np.float32)
-        self._vectors = arrays["vectors"].astype(np.float32)
+        self._bytes = arrays["vectors"].astype(np.int8)
+        self._vectors = self._bytes.astype(np.float32)
         self._place = np.append(arrays["place"].astype(np.int64), -1)  # the last is for unknown words
         self._hidden = Dense(arrays["hidden"], arrays["hidden_bias"])
         self._out = Dense(arrays["out"], arrays["out_bias"])
         self._blas = ThreadpoolController()
 
-    def logits(self, values: Bytes, offsets: Ints) -> Floats:
-        """The outputs (n, outputs) of the passages that lie at `offsets` (n + 1) in `values`, as lexicon.gather gives them."""
-        known = self._lexicon.read(values, offsets)
-        return np.asarray(0.5 * (self.linear(known) + self.network(self.pooled(known))))
+        self._sums: Callable[[Bytes, Ints, Ints], tuple[Floats, Floats]] = self._slowly
+
+    def logits(self, values: Bytes, starts: Ints, ends: Ints) -> Floats:
+        """The outputs (n, outputs) of the passages at these byte spans of `values`."""
+        linear, pooled = self._sums(values, starts, ends)
+        return np.asarray(0.5 * (linear + self.network(pooled)))
+
+    def compile(self) -> None:
+        """Has the sums made by compiled loops from now on; the outputs stay the same. Raises ImportError where there is no Numba."""
+        from tropescan import (
+            kernels,
+        )  # takes 0.2 s, and as much at its first call; some seconds where nothing is compiled yet
+
+        words, slots = spelling(), kernels.table(self._lexicon.known)
+        told = self._idf, self._share, self._place[:-1], self._lexicon.anchor[:-1]
+        # all that is told of a word in one row of the memory; single precision holds each value as it is
+        rows = np.concatenate([np.stack(told, axis=1), self._linear.weights], axis=1).astype(np.float32)
+        model = (rows, self._linear.bias, self._bytes)
+        self._sums = lambda values, starts, ends: kernels.sums(values, starts, ends, words, slots, model)
+
+    def _slowly(self, values: Bytes, starts: Ints, ends: Ints) -> tuple[Floats, Floats]:
+        known = self._lexicon.read(*gather(values, starts, ends))
+        return self.linear(known), self.pooled(known)
 
     def linear(self, known: Known) -> Floats:
         """The linear model's outputs (n, outputs)."""
@@ -60,7 +81,8 @@ class FastTier:
             some = np.flatnonzero((place >= 0) & (known.near == level))
             share = self._share[known.number[some]]
             sums = sums + _sums(known.n, known.owner[some], place[some], share, self._vectors).astype(np.float64)
-            norm = np.sqrt((sums * sums).sum(axis=1))
+            whole = sums.astype(np.int64)  # as floating point, squares of large sums would not be exact
+            norm = np.sqrt((whole * whole).sum(axis=1).astype(np.float64))
             norm[norm == 0] = 1.0
             parts.insert(0, _grid(sums / norm[:, None] * np.sqrt(sums.shape[1]), 1024))
         return np.concatenate(parts, axis=1)

@@ -57,7 +57,8 @@ def distil(corpus: Corpus, bench: Bench, encoded: Encoded, fold: int, say: Say) 
         len(known),
         bench.vectors,
     )
-    return Fast(arrays, FastTier(arrays).logits(*packed([corpus.texts[i] for i in _outside(corpus, fold)])))
+    values, offsets = packed([corpus.texts[i] for i in _outside(corpus, fold)])
+    return Fast(arrays, FastTier(arrays).logits(values, offsets[:-1], offsets[1:]))
 
 
 def _inside(corpus: Corpus, fold: int, first: int, last: int) -> Ints:

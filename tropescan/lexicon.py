@@ -10,6 +10,7 @@ one except where all 64 bits agree.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -164,6 +165,11 @@ def placeable(known: Keys) -> npt.NDArray[np.bool_]:
     return first
 
 
+def spelling() -> tuple[Any, ...]:
+    """How words are told from bytes, for kernels.sums."""
+    return _FOLD, _PRIME, _MIX, PREFIX, np.array(_NEAR), np.array(REACH)
+
+
 class Lexicon:
     """The keys a model knows, and which of them are anchors."""
 
@@ -179,9 +185,9 @@ class Lexicon:
         self._shared[self._table[_slot(known[shadowed])]] = True
         if (self.find(known) != number).any():
             raise ValueError("two of the lexicon's keys share both their slots: keep those that placeable() admits")
-        self._anchor = np.zeros(len(known) + 1, bool)  # the last is for unknown words
-        self._anchor[self.find(anchors)] = True
-        self._anchor[-1] = False
+        self.anchor = np.zeros(len(known) + 1, bool)  # the last is for unknown words
+        self.anchor[self.find(anchors)] = True
+        self.anchor[-1] = False
 
     def find(self, key: Keys) -> Ints:
         """The number of each key, -1 where it is not known."""
@@ -197,7 +203,7 @@ class Lexicon:
         """What is known of the passages that lie at `offsets` (n + 1) in `values`, as `gather` gives them."""
         found = keys(values, offsets)
         number = self.find(found.key)
-        near = nearness(found.owner, self._anchor[number])
+        near = nearness(found.owner, self.anchor[number])
         mention, owner = mentions(found, near)
         return Known(len(offsets) - 1, found.owner, number, near, owner, self.find(mention))
 

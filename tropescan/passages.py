@@ -24,14 +24,14 @@ _STRETCH = 4 << 20
 """Bytes whose characters are counted at a time: a place for each would take eight times a document's size."""
 _CHUNK = 2048  # cuts judged at a time: the work arrays stay in the cache
 
-_SPACE = np.zeros(256, bool)
-_SPACE[[9, 10, 11, 12, 13, 32]] = True
-_STOP = np.zeros(256, bool)
-_STOP[[ord(c) for c in ".!?:;"]] = True
-_CLOSE = np.zeros(256, bool)
-_CLOSE[[ord(c) for c in "\"')]*_"] + [0x9D, 0x99]] = True  # with the last bytes of the curly quotes
+SPACE = np.zeros(256, bool)
+SPACE[[9, 10, 11, 12, 13, 32]] = True
+STOP = np.zeros(256, bool)
+STOP[[ord(c) for c in ".!?:;"]] = True
+CLOSE = np.zeros(256, bool)
+CLOSE[[ord(c) for c in "\"')]*_"] + [0x9D, 0x99]] = True  # with the last bytes of the curly quotes
 
-_END = _STOP | _CLOSE
+_END = STOP | CLOSE
 _END[[10, 13, 0x80]] = True  # what may stand two bytes before a cut that is better than white space
 
 
@@ -72,7 +72,7 @@ def _best(values: Bytes, centres: Ints) -> Ints:
     odd = np.flatnonzero(_END[b2])
     o1, o2, o3, o5 = b1[odd], b2[odd], values[here[odd] - 3], values[here[odd] - 5]
     space = o1 != 0x82
-    sentence = space & (_STOP[o2] | (_CLOSE[o2] & (_STOP[o3] | _STOP[o5])))
+    sentence = space & (STOP[o2] | (CLOSE[o2] & (STOP[o3] | STOP[o5])))
     sentence |= ~space & (o2 == 0x80) & (o3 == 0xE3)  # the ideographic full stop
     blank = space & (o1 == 10) & ((o2 == 10) | ((o2 == 13) & (o3 == 10)))
     rank[odd] = np.where(blank, 3, np.where(sentence, 2, rank[odd]))

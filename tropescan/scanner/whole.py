@@ -1,0 +1,32 @@
+"""Whether a model folder's tiers are whole: told before the first document is read."""
+
+from __future__ import annotations
+
+from tropescan.detector import OUTPUTS
+from tropescan.errors import DamagedModel
+from tropescan.persistence import Model
+
+
+def require_whole(model: Model) -> None:
+    """Tells an encoder tier that lacks a tensor or has one of another shape: no default may stand for it. Raises DamagedModel."""
+    reference, tensors, file = model.config["encoder"], model.encoder, model.folder / "encoder.safetensors"
+    lacking = [name for name in ("weights", "bias", "queries") if name not in tensors]
+    if lacking:
+        raise DamagedModel(f"{file} lacks {', '.join(lacking)}: restore the folder, or train it again")
+    width, queries = int(reference["dimensions"]), tensors["queries"].shape[0] if tensors["queries"].ndim else 0
+    wanted = {
+        "queries": (queries, width),
+        "weights": (width * (1 + queries), len(OUTPUTS)),
+        "bias": (len(OUTPUTS),),
+    }
+    for name, shape in wanted.items():
+        if tensors[name].shape != shape:
+            raise DamagedModel(
+                f"{file}: {name} is of shape {tensors[name].shape}, not {shape}: restore the folder, or train it again"
+            )
+    layers = {name.split(".")[1] for name in tensors if name.startswith("layer.")}
+    if len(layers) != reference.get("tuned_layers", 0):
+        raise DamagedModel(
+            f"{file} holds {len(layers)} tuned layers, not {reference.get('tuned_layers', 0)} as config.json says: "
+            "restore the folder, or train it again"
+        )
