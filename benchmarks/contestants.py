@@ -82,12 +82,16 @@ class Field:
     share: dict[str, list[Part]] = field(default_factory=dict)
 
     def prepare(self, names: list[str]) -> None:
-        """Trains the fastText model and writes the patterns, where they are needed; chooses the shares."""
+        """Trains the fastText model, writes the patterns and has tropescan compile, where needed; chooses the shares."""
         (self.work / "words.txt").write_text(WORDS)
         if "terms" in names:
             (self.work / "terms.txt").write_text(strong_terms())
         if "fasttext" in names:
             self._peer(Contestant("train", ""), [], 1)
+        if "fast" in names:
+            self._scan(
+                "fast", self.corpus.shards[:1], 1
+            )  # compiles the gate and the loops, which is done once a machine
         for one in CONTESTANTS:
             if one.name in names:
                 self.share[one.name] = self._share(one)

@@ -140,6 +140,33 @@ def test_an_encoder_tier_that_is_not_whole_is_told(tmp_path: Path, change: dict[
         assert str(made / "encoder.safetensors") in str(raised.value) and "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"idf": np.ones(2, np.float32)}, "idf"),
+        ({"place": np.full(1, 1, np.int32)}, "place"),
+        ({"place": np.full(1, -2, np.int32)}, "place"),
+        ({"weights": np.zeros((2, len(OUTPUTS)), np.float16)}, "keys, idf, place"),
+        ({"hidden": np.zeros((9, 2))}, "hidden"),
+        ({"out_bias": np.zeros(3)}, "out_bias"),
+        ({"vectors": np.zeros(4, np.int8)}, "values to unpack"),
+    ],
+)
+def test_a_fast_tier_that_does_not_fit_together_is_told(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    fast = persistence.load(small(tmp_path / "whole")).fast
+    made = small(tmp_path / "mine", fast=fast | change)
+    with pytest.raises(DamagedModel, match=said) as raised:  # compiled loops would read what lies beside
+        Scanner(made, depth="fast")
+    assert str(made / "fast.safetensors") in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_a_calibration_of_outputs_that_no_tier_has_is_told(tmp_path: Path) -> None:
+    config = persistence.load(small(tmp_path / "whole")).config
+    config["calibration"]["full"]["fast"]["intensity>=9"] = 1.0
+    with pytest.raises(DamagedModel, match=r"config\.json: the calibration of depth full .* \(intensity>=9\)"):
+        Scanner(small(tmp_path / "mine", config=config), depth="fast")
+
+
 def test_no_fast_floor_is_taken_for_granted(tmp_path: Path) -> None:
     model = persistence.load(small(tmp_path / "mine"))
     config = model.config | {"fast_floor": {"full": 0.1}}

@@ -20,6 +20,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import EVIL, PLAIN, SAMPLE, contents, sample_documents, write_shard
+from tropescan.runners import schedule
+from tropescan.runners.local.run import run
+from tropescan.shards import find
+from tropescan.store import Store
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 FAST = ("--depth", "fast", "--workers", "2")
@@ -289,6 +293,27 @@ def test_an_interrupt_ends_in_one_line_and_no_process_stays(tmp_path: Path, trop
     while any(Path(f"/proc/{w}").exists() for w in workers) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(Path(f"/proc/{w}").exists() for w in workers)
+
+
+def test_what_has_arrived_at_an_interrupt_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(60):
+        write_shard(tmp_path / f"{i:03}.parquet", [f"{i} {EVIL} {n}" for n in range(3000)])
+    finished: list[int] = []
+
+    class Impatient:
+        def begin(self, shards: int, total_bytes: int) -> None: ...
+        def note(self, line: str) -> None: ...
+        def moved(self, done_shards: int, done_bytes: float, counters: dict[str, int]) -> None:
+            finished.append(done_shards)
+            if done_shards >= 5:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(schedule, "_pause", lambda took, lasted: 600.0)  # after the first, no commit is due
+    store = Store(tmp_path / "x.duckdb")
+    with pytest.raises(KeyboardInterrupt):
+        run(find([tmp_path]), store, Impatient(), depth="fast", workers=2)
+    assert 5 <= finished[-1] < 60
+    assert select(store.path, "SELECT count(*) FROM units WHERE status = 'done'") == [(finished[-1],)]
 
 
 def test_progress_is_plain_lines_without_a_terminal(tmp_path: Path, tropescan: Run) -> None:

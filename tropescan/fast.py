@@ -29,6 +29,7 @@ class FastTier:
     """
 
     def __init__(self, arrays: dict[str, Any]) -> None:
+        _require_fitting(arrays)
         self._lexicon = Lexicon(arrays["keys"], arrays["anchors"])
         self._idf = arrays["idf"].astype(np.float32).astype(np.float64)
         self._linear = Dense(arrays["weights"], arrays["bias"])
@@ -96,6 +97,22 @@ class FastTier:
                 hidden = np.maximum(self._hidden.of(pooled[i : i + _BLOCK]), 0.0)
                 outputs.append(self._out.of(_grid(hidden, 1024)))
         return np.concatenate(outputs) if outputs else np.zeros((0, len(self._out.bias)))
+
+
+def _require_fitting(arrays: dict[str, Any]) -> None:
+    """Compiled loops look up without asking whether what they look for is there. Raises KeyError, ValueError."""
+    (words, outputs), (vectors, dimensions), hidden = (arrays[n].shape for n in ("weights", "vectors", "hidden_bias"))
+    wanted = {
+        **{name: (words,) for name in ("keys", "idf", "place")},
+        **{name: (outputs,) for name in ("bias", "out_bias")},
+        "hidden": (3 * dimensions, *hidden),
+        "out": (*hidden, outputs),
+    }
+    wrong = [name for name, shape in wanted.items() if arrays[name].shape != shape]
+    if wrong:
+        raise ValueError(f"{', '.join(wrong)}, which other shapes belie")
+    if ((arrays["place"] < -1) | (arrays["place"] >= vectors)).any():
+        raise ValueError("place, which names vectors that are not there")
 
 
 class Dense:

@@ -71,10 +71,10 @@ def _find(key: Any, slots: Any) -> Any:
 
 
 @njit
-def _read(text: Any, words: Any, slots: Any, rows: Any, number: Any, prefix: Any, anchors: Any) -> Any:
-    """The words of one passage: their numbers, the keys of their first bytes, and which of them are anchors; returns how many of each."""
+def _read(text: Any, words: Any, key: Any, prefix: Any) -> Any:
+    """The keys of a passage's words and of their first bytes; returns how many words there are."""
     fold, prime, mix, length, _, _ = words
-    found, marks, i, n = 0, 0, 0, len(text)
+    found, i, n = 0, 0, len(text)
     while i < n:
         h, head, power, size = _ZERO, _ZERO, _ONE, 0
         while i < n:
@@ -96,12 +96,22 @@ def _read(text: Any, words: Any, slots: Any, rows: Any, number: Any, prefix: Any
                 head = h
         i += 1
         if size:
-            number[found], prefix[found] = _find(_mixed(h, mix), slots), head
-            if number[found] >= 0 and rows[number[found], ANCHOR] > 0:
-                anchors[marks] = found
-                marks += 1
+            key[found], prefix[found] = _mixed(h, mix), head
             found += 1
-    return found, marks
+    return found
+
+
+@njit
+def _look(found: Any, key: Any, slots: Any, rows: Any, number: Any, anchors: Any) -> Any:
+    """The numbers of a passage's words, and which of them are anchors; returns how many are. All at once: the processor then waits for many together."""
+    for w in range(found):
+        number[w] = _find(key[w], slots)
+    marks = 0
+    for w in range(found):
+        if number[w] >= 0 and rows[number[w], ANCHOR] > 0:
+            anchors[marks] = w
+            marks += 1
+    return marks
 
 
 @njit
@@ -177,12 +187,14 @@ def _pool(found: Any, number: Any, near: Any, model: Any, parts: Any, pooled: An
 @njit
 def _sums(values: Any, starts: Any, ends: Any, words: Any, slots: Any, model: Any, times: Any) -> Any:
     (rows, bias, vectors), reach, longest = model, words[5], len(times)
-    number, prefix, anchors = np.empty(longest, np.int32), np.empty(longest, np.uint64), np.empty(longest, np.int32)
+    key, prefix = np.empty(longest, np.uint64), np.empty(longest, np.uint64)
+    number, anchors = np.empty(longest, np.int32), np.empty(longest, np.int32)
     near, distinct = np.empty(longest, np.int8), np.empty(3 * longest, np.int32)
     count, parts = np.zeros(len(rows), np.int32), np.empty((3, vectors.shape[1]), np.float32)
     linear, pooled = np.empty((len(starts), len(bias))), np.empty((len(starts), 3 * vectors.shape[1]))
     for p in range(len(starts)):
-        found, marks = _read(values[starts[p] : ends[p]], words, slots, rows, number, prefix, anchors)
+        found = _read(values[starts[p] : ends[p]], words, key, prefix)
+        marks = _look(found, key, slots, rows, number, anchors)
         near[:found] = 0
         for level in range(len(reach)):
             for m in range(marks):

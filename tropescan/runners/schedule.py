@@ -19,7 +19,7 @@ from tropescan.store import Entry
 Scored = tuple[str, str, Unit, Part]
 """A part with its key: shard, model, unit."""
 
-EVERY = 0.25  # seconds between two commits, at least
+EVERY = 0.25  # seconds between two commits at least, and between two signs of progress
 
 
 @dataclass(frozen=True)
@@ -280,7 +280,17 @@ def _triage(state: Schedule, file: File, retry_failed: bool) -> None:
 def drive(state: Schedule, crew: Crew) -> None:
     """Gives out orders until there is nothing left, and hands on what comes of them. Raises what the sink or a worker's start raises."""
     parts: list[Scored] = []
-    due = monotonic()
+    try:
+        _drive(state, crew, parts)
+    except KeyboardInterrupt:
+        state.sink.commit(
+            parts, state.entries
+        )  # what has arrived is not scanned again; what is stored already stays as it is
+        raise
+
+
+def _drive(state: Schedule, crew: Crew, parts: list[Scored]) -> None:
+    due = shown = monotonic()
     while True:
         for worker in crew.free():
             busy = any(w.order is not None for w in crew.workers)
@@ -290,12 +300,16 @@ def drive(state: Schedule, crew: Crew) -> None:
             order: Message = {"do": "scan" if task.unit else "plan", "file": asdict(task.file), "shard": task.shard}
             worker.give(task, order | ({"unit": asdict(task.unit)} if task.unit else {}))
         idle = not state.waiting() and all(w.order is None for w in crew.workers)
-        # small shards come faster than the database opens: what arrives within EVERY is committed while it is open once
+        # units come faster than the database opens: what arrives meanwhile is committed while it is open once
         if idle or monotonic() >= due:
-            entries, state.entries = state.entries, []
-            state.sink.commit(parts, entries)
-            parts, due = [], monotonic() + EVERY
+            begun = monotonic()
+            state.sink.commit(parts, state.entries)
+            parts.clear()
+            state.entries.clear()
+            due = monotonic() + _pause(monotonic() - begun, perf_counter() - state.begun)
+        if monotonic() >= shown:
             state.show()
+            shown = monotonic() + EVERY
         if idle:
             return
         for task, message in crew.events(0.2):
@@ -311,3 +325,9 @@ def drive(state: Schedule, crew: Crew) -> None:
                 parts.append(state.arrived(task, message["part"]))
             elif message["say"] == "died" and (lost := state.died(task, message["how"], message["ready"])):
                 parts.append(lost)
+
+
+def _pause(took: float, lasted: float) -> float:
+    """Seconds until the next commit, after one that `took` so long in a run that `lasted` so long: commits are 2 % of a long run, and one that is
+    killed loses no more than 5 seconds, and a fifth of what it did."""
+    return max(EVERY, min(50 * took, 5.0, lasted / 4))

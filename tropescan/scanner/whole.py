@@ -1,4 +1,4 @@
-"""Whether a model folder's tiers are whole: told before the first document is read."""
+"""Whether a model folder is whole: told before the first document is read."""
 
 from __future__ import annotations
 
@@ -8,7 +8,17 @@ from tropescan.persistence import Model
 
 
 def require_whole(model: Model) -> None:
-    """Tells an encoder tier that lacks a tensor or has one of another shape: no default may stand for it. Raises DamagedModel."""
+    """Tells an encoder tier that lacks a tensor or has one of another shape: no default may stand for it; and a calibration of other outputs.
+
+    Raises DamagedModel.
+    """
+    for depth, calibration in model.config["calibration"].items():
+        unknown = {*calibration["fast"], *calibration["encoder"]} - set(OUTPUTS)
+        if unknown:
+            raise DamagedModel(
+                f"{model.folder / 'config.json'}: the calibration of depth {depth} names outputs that no tier has "
+                f"({', '.join(sorted(unknown))}): restore the folder, or train it again"
+            )
     reference, tensors, file = model.config["encoder"], model.encoder, model.folder / "encoder.safetensors"
     lacking = [name for name in ("weights", "bias", "queries") if name not in tensors]
     if lacking:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from multiprocessing.connection import Connection
@@ -30,6 +31,7 @@ def work(pipe: Connection, setup: dict[str, Any]) -> None:
         _send(pipe, {"say": "ready"})
         while True:
             order = orjson.loads(pipe.recv_bytes())
+            gc.freeze()  # what lives between two orders lives on: the collector need not look at it again and again
             file = File(**order["file"])
             if order["do"] == "plan":
                 _send(pipe, planned(file, columns))
