@@ -109,7 +109,7 @@ def measured(given: argparse.Namespace, work: Path) -> list[str]:
         made, work, given.peers, labels, given.budget, shlex.split(given.scan_options), shlex.split(given.full_options)
     )
     field.prepare(names)
-    for part in [*made.shards, *made.pieces]:
+    for part in [*made.shards, *made.pieces, *([made.one_group] if made.one_group else [])]:
         Path(part.path).read_bytes()
     placements = sorted({min(n, len(ALL)) for n in given.cores or (1, 2, len(ALL))})
     found = rounds(field, names, given.repeat, placements)

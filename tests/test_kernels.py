@@ -87,6 +87,21 @@ def test_without_numba_a_scan_goes_on_in_numpy(monkeypatch: pytest.MonkeyPatch) 
     assert alone.scan(batch).equals(alone.scan(batch)) and alone._cutter is passages
 
 
+def test_where_numba_may_not_compile_a_scan_goes_on_in_numpy() -> None:
+    code = (
+        "import pyarrow as pa; from tropescan.scanner import Scanner, scan; scan._WORTH = 0; s = Scanner(depth='fast')\n"
+        f"print(s.scan(pa.record_batch({{'text': [{EVIL!r}]}}))['passages'].to_pylist(), s._cutter.__name__)"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"NUMBA_DISABLE_JIT": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout.split() == ["[1]", "tropescan.passages"]
+
+
 def test_loops_are_compiled_where_no_cache_can_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     shutil.copytree(

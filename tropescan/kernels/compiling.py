@@ -8,6 +8,9 @@ from typing import Any
 
 import numba
 
+if numba.config.DISABLE_JIT:  # as Python the loops would be a hundred times slower than numpy
+    raise ImportError("Numba is told not to compile (NUMBA_DISABLE_JIT)")
+
 
 def njit(function: Callable[..., Any]) -> Any:
     """The function, compiled at its first call. What it takes from other files must be an argument: the code kept is known by its own file alone."""
