@@ -110,7 +110,8 @@ def put(report: Path, title: str, lines: Sequence[str]) -> None:
 
 def bars(title: str, unit: str, values: Sequence[tuple[str, float, bool]]) -> str:
     """A bar chart (name, value > 0, whether it is ours) on a logarithmic scale, as an SVG document."""
-    left, width, line, top = 300, 430, 26, 52
+    # a wide sans serif has letters of some 8 units; what is left of the picture's edge is cut off
+    left, width, line, top = 26 + 8 * max(len(name) for name, _, _ in values), 430, 26, 52
     low = math.floor(math.log10(min(v for _, v, _ in values)))
     high = math.ceil(math.log10(max(v for _, v, _ in values)) + 1e-9)
     height, total = top + line * len(values) + 16, left + width + 90
