@@ -20,7 +20,7 @@ UNIT_BYTES = 256 << 20
 _BATCH_BYTES, _BATCH_ROWS = (
     8 << 20,
     2000,
-)  # the costs of a batch are spread, and what is done in numpy stays in the cache (reports/log.md)
+)  # smaller ones cost more than they win by staying in the cache (reports/log.md)
 _BUFFER = 1 << 20
 
 
