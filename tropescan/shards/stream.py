@@ -17,10 +17,7 @@ from tropescan.shards.lines import Batch
 
 UNIT_BYTES = 256 << 20
 """Text (bytes, uncompressed) from which a Parquet shard is cut into units, at row-group borders. Fixed: a unit is the same for any worker count."""
-_BATCH_BYTES, _BATCH_ROWS = (
-    8 << 20,
-    2000,
-)  # smaller ones cost more than they win by staying in the cache (reports/log.md)
+_BATCH_BYTES, _BATCH_ROWS = 8 << 20, 2000  # smaller batches cost more than the cache wins (reports/log.md)
 _BUFFER = 1 << 20
 
 
