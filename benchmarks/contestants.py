@@ -89,9 +89,8 @@ class Field:
         if "fasttext" in names:
             self._peer(Contestant("train", ""), [], 1)
         if "fast" in names:
-            self._scan(
-                "fast", self.corpus.shards[:1], 1
-            )  # compiles the gate and the loops, which is done once a machine
+            # compiles the gate and the loops, which is done once a machine
+            self._scan("fast", self.corpus.shards[:1], 1)
         for one in CONTESTANTS:
             if one.name in names:
                 self.share[one.name] = self._share(one)

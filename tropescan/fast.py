@@ -40,7 +40,6 @@ class FastTier:
         self._hidden = Dense(arrays["hidden"], arrays["hidden_bias"])
         self._out = Dense(arrays["out"], arrays["out_bias"])
         self._blas = ThreadpoolController()
-
         self._sums: Callable[[Bytes, Ints, Ints], tuple[Floats, Floats]] = self._slowly
 
     def logits(self, values: Bytes, starts: Ints, ends: Ints) -> Floats:
@@ -50,9 +49,8 @@ class FastTier:
 
     def compile(self) -> None:
         """Has the sums made by compiled loops from now on; the outputs stay the same. Raises ImportError where there is no Numba."""
-        from tropescan import (
-            kernels,
-        )  # takes 0.2 s, and as much at its first call; some seconds where nothing is compiled yet
+        # takes 0.2 s, and as much at its first call; some seconds where nothing is compiled yet
+        from tropescan import kernels
 
         words, slots = spelling(), kernels.table(self._lexicon.known)
         told = self._idf, self._share, self._place[:-1], self._lexicon.anchor[:-1]

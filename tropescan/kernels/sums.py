@@ -26,7 +26,7 @@ def sums(
 ) -> tuple[Floats, Floats]:
     """The linear model's outputs (n, outputs) and the network's input (n, 3 * dimensions) of the passages at these byte spans of `values`.
 
-    `words` tells words from bytes (lexicon.spelling), `slots` finds their numbers (`table`), `model` is made by `packed`.
+    `words` tells words from bytes (lexicon.spelling), `slots` finds their numbers (`table`), `model` is made by fast.FastTier.compile.
     """
     longest = int((ends - starts).max(initial=0)) // 2 + 1
     times = np.append(

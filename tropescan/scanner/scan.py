@@ -7,7 +7,6 @@ passages are cut by their own text, each passage is scored by itself, and audits
 from __future__ import annotations
 
 import contextlib
-import importlib
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +25,7 @@ from tropescan.scanner.whole import require_whole
 from tropescan.schema import Bytes, Floats, Ints, buffers, texts
 
 _GROUP = 2048  # passages scored at a time: bounds the fast tier's work arrays
-_WORTH = (
-    64 << 20
-)  # bytes of text scanned before the compiled loops are loaded, which takes as long as they save in 250 MB
+_WORTH = 64 << 20  # bytes of text before the compiled loops are loaded, which takes as long as they save in 250 MB
 
 
 class Scanner:
@@ -120,8 +117,10 @@ class Scanner:
         self._uncompiled -= coming
         if self._uncompiled < 0:
             with contextlib.suppress(ImportError):  # Numba is late for new Pythons
+                from tropescan import kernels
+
                 self._fast_tier.compile()
-                self._cutter = importlib.import_module("tropescan.kernels")
+                self._cutter = kernels
 
     def _choose(self, values: Bytes, offsets: Ints) -> Chosen:
         """The passages that pass the gate, and those its audit draws."""
