@@ -39,7 +39,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("model")
     options.add_argument("--labels", nargs="+", default=[])
-    options.add_argument("--texts", type=Path)
+    options.add_argument("--texts", type=Path, nargs="+", default=[])
     options.add_argument("--background", type=Path, required=True)
     options.add_argument("--report", type=Path)
     given = options.parse_args()

@@ -59,16 +59,28 @@ def test_pointers_give_exactly_their_spans_in_order(tmp_path: Path, drawn: list[
     write_shard(tmp_path / "web" / "a.parquet", [text for text, _, _ in drawn])
     rows = [pointer(i, text, min(a, b), max(a, b)) for i, (text, a, b) in enumerate(drawn)][::-1]
     said: list[str] = []
-    found = resolve(rows, tmp_path, said.append)
+    found = resolve(rows, [tmp_path], said.append)
     assert [r["text"] for r in found] == [text[min(a, b) : max(a, b)] for text, a, b in drawn][::-1]
     assert [{k: v for k, v in r.items() if k != "text"} for r in found] == rows
     assert said == [f"{len(rows)} of {len(rows)} pointers resolved against {tmp_path}"]
 
 
+def test_pointers_are_looked_for_in_every_folder_of_texts(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "other" / "more").mkdir(parents=True)
+    write_shard(tmp_path / "other" / "more" / "b.parquet", [LONG])
+    there = {**pointer(0, LONG, 3, 90), "corpus": "more", "shard": "b.parquet", "document": "b-0"}
+    said: list[str] = []
+    found = resolve([pointer(1, EVIL, 0, 9), there], [root, tmp_path / "other"], said.append)
+    assert [row["text"] for row in found] == [EVIL[:9], LONG[3:90]]
+    assert said == [f"2 of 2 pointers resolved against {root}, {tmp_path / 'other'}"]
+    with pytest.raises(NoSuchPath, match="nowhere"):
+        resolve([there], [root, tmp_path / "nowhere"], said.append)
+
+
 def test_spans_count_characters_not_bytes(root: Path) -> None:
     start, end = STRANGE.index("\U0001f916"), STRANGE.index("\r\n")
     assert start != len(STRANGE[:start].encode())
-    (one,) = resolve([pointer(0, STRANGE, start, end)], root, lambda _: None)
+    (one,) = resolve([pointer(0, STRANGE, start, end)], [root], lambda _: None)
     assert one["text"] == "\U0001f916\u200d\U0001f469 e\u0301"
 
 
@@ -83,7 +95,7 @@ def test_what_cannot_be_resolved_is_told_and_left_out(root: Path) -> None:
         pointer(9, "", 0, 0),
     ]
     said: list[str] = []
-    found = resolve([*lost[:3], good, *lost[3:]], root, said.append)
+    found = resolve([*lost[:3], good, *lost[3:]], [root], said.append)
     assert [r["text"] for r in found] == [EVIL[:40]]
     (line,) = said
     assert line.startswith("1 of 7 pointers") and "2 could not be: its text is another now" in line
@@ -103,12 +115,12 @@ def test_a_path_out_of_the_folder_is_not_read(root: Path) -> None:
         {"shard": "link.parquet"},
     ]
     said: list[str] = []
-    assert resolve([pointer(1, EVIL, 0, 40) | change for change in out], root, said.append) == []
+    assert resolve([pointer(1, EVIL, 0, 40) | change for change in out], [root], said.append) == []
     assert "5 could not be: its shard or document is not there" in said[0]
     inside = pointer(1, EVIL, 0, 40) | {"shard": "../web/a.parquet"}
-    assert len(resolve([inside], root, said.append)) == 1  # so it is the place that counts, not the dots
+    assert len(resolve([inside], [root], said.append)) == 1  # so it is the place that counts, not the dots
     with pytest.raises(NoSuchPath, match="nowhere"):
-        resolve([], root / "nowhere", said.append)
+        resolve([], [root / "nowhere"], said.append)
 
 
 def test_texts_pointers_and_marks_load_in_order(root: Path, tmp_path: Path) -> None:
@@ -128,7 +140,7 @@ def test_texts_pointers_and_marks_load_in_order(root: Path, tmp_path: Path) -> N
     )
     second = written(tmp_path / "second.jsonl", {"id": "late", "text": PLAIN, **JUDGED, "intensity": 0})
     said: list[str] = []
-    found = corpus.load([marks, first, second], root, said.append)
+    found = corpus.load([marks, first, second], [root], said.append)
     assert [(p.id, p.text, p.deciding) for p in found] == [
         ("p1", EVIL[4:44], ()),
         ("own", EVIL, ((3, 9),)),
@@ -137,13 +149,13 @@ def test_texts_pointers_and_marks_load_in_order(root: Path, tmp_path: Path) -> N
     ]
     assert [p.source for p in found] == ["s1", "own", "p0", "late"]
     assert len(said) == 1 and said[0].startswith("2 of 3 pointers resolved")
-    texts_alone = corpus.load([second, marks], None, said.append)
+    texts_alone = corpus.load([second, marks], [], said.append)
     assert len(texts_alone) == 1 and len(said) == 1  # without pointers no folder is asked for and nothing is said
 
 
 def test_pointers_into_one_document_keep_their_own_texts(root: Path, tmp_path: Path) -> None:
     rows = [pointer(1, EVIL, 0, 30, **JUDGED), pointer(1, EVIL, 30, 60, **JUDGED) | {"id": "other"}]
-    found = corpus.load([written(tmp_path / "labels.jsonl", *rows)], root, lambda _: None)
+    found = corpus.load([written(tmp_path / "labels.jsonl", *rows)], [root], lambda _: None)
     assert [p.text for p in found] == [EVIL[:30], EVIL[30:60]]
 
 
@@ -164,7 +176,7 @@ def test_an_id_told_twice_is_refused_with_both_places(
     both = written(tmp_path / "both.jsonl", *map(json.loads, first.read_text().splitlines()), again)
     for paths, there, here in (([first, second], f"{first} line 2", f"{second} line 1"), ([both], "line 2", "line 3")):
         with pytest.raises(LabelError, match=which) as raised:
-            corpus.load(paths, root, lambda _: None)
+            corpus.load(paths, [root], lambda _: None)
         assert there in str(raised.value) and here in str(raised.value) and "'p1'" in str(raised.value)
 
 
@@ -172,10 +184,10 @@ def test_an_id_told_twice_is_refused_with_both_places(
 def test_a_pointer_to_what_can_be_no_path_is_refused(root: Path, tmp_path: Path, key: str) -> None:
     path = written(tmp_path / "labels.jsonl", pointer(1, EVIL, 0, 9, **JUDGED) | {key: "a\0b"})
     with pytest.raises(LabelError, match=r"labels\.jsonl line 1"):
-        corpus.load([path], root, lambda _: None)
+        corpus.load([path], [root], lambda _: None)
     path = written(tmp_path / "labels.jsonl", pointer(1, EVIL, 0, 9, **JUDGED) | {key: "x" * 5000})
     with pytest.raises(InputError, match="cannot be resolved|no labelled passage"):
-        corpus.load([path], root, lambda _: None)
+        corpus.load([path], [root], lambda _: None)
 
 
 def test_pointers_without_texts_are_one_line_with_file_and_line(tmp_path: Path) -> None:
@@ -191,10 +203,10 @@ def test_a_line_that_is_neither_text_nor_whole_pointer_is_refused(root: Path, tm
     for key in ("corpus", "shard", "document", "start_char", "end_char", "sha256"):
         path = written(tmp_path / "labels.jsonl", whole, {k: v for k, v in whole.items() if k != key})
         with pytest.raises(LabelError, match=r"line 2 has neither text nor a pointer"):
-            corpus.load([path], root, lambda _: None)
+            corpus.load([path], [root], lambda _: None)
     nothing = written(tmp_path / "labels.jsonl", pointer(7, EVIL, 0, 9, **JUDGED))
     with pytest.raises(LabelError, match="no labelled passage"):
-        corpus.load([nothing], root, lambda _: None)
+        corpus.load([nothing], [root], lambda _: None)
 
 
 @pytest.mark.parametrize("span", [("0", 9), (0.0, 9)])
@@ -203,7 +215,7 @@ def test_a_span_that_is_no_span_is_refused_with_file_and_line(
 ) -> None:
     row = pointer(1, EVIL, 0, 9, **JUDGED) | {"start_char": span[0], "end_char": span[1]}
     with pytest.raises(LabelError, match=r"labels\.jsonl line 1"):
-        corpus.load([written(tmp_path / "labels.jsonl", row)], root, lambda _: None)
+        corpus.load([written(tmp_path / "labels.jsonl", row)], [root], lambda _: None)
 
 
 def test_the_command_line_says_a_missing_folder_in_one_line(tmp_path: Path, tropescan: Run) -> None:

@@ -107,6 +107,25 @@ def test_tuning_twice_gives_the_same_tensors(work: Work, monkeypatch: pytest.Mon
     assert {str(v.dtype) for k, v in one.tensors.items() if k != "queries"} == {"float16"}
 
 
+def test_a_tuning_that_is_cut_off_goes_on_after_its_last_epoch(work: Work, tmp_path: Path) -> None:
+    class CutOff(Exception):
+        pass
+
+    def until_the_second(line: str) -> None:
+        if line.startswith("epoch 2"):
+            raise CutOff
+
+    some, share, said, begun = work.rows[:24], np.full(24, 0.7), list[str](), tmp_path / "begun"
+    with pytest.raises(CutOff):
+        work.bench.fit(some, share, work.target, work.deciding, until_the_second, begun=begun)
+    assert begun.is_file() and not list(tmp_path.glob("*.partial"))
+    one = work.bench.fit(some, share, work.target, work.deciding, said.append, begun=begun)
+    assert said[0].startswith("epoch 2 of ")
+    assert same(one, work.bench.fit(some, share, work.target, work.deciding, quiet))
+    again = list[str]()
+    assert same(one, work.bench.fit(some, share, work.target, work.deciding, again.append, begun=begun)) and not again
+
+
 def test_what_is_judged_depends_neither_on_the_batch_nor_on_what_was_tuned_before(work: Work) -> None:
     together = work.bench.logits(work.tuned, work.rows)
     assert np.abs(work.bench.logits(work.untuned, work.rows) - together).max() > 0.1
@@ -311,7 +330,9 @@ def test_a_word_of_a_source_left_out_is_not_learned(
     bench = Bench(gathered.texts, ENCODER, tmp_path / "states", threads=1)
     own, known = int(gathered.fold[0]), {}
     for fold in (own, (own + 1) % material.FOLDS):
-        encoded = fitting.encode(gathered, bench, fitting.tune(gathered, bench, fold, quiet), fold, quiet)
+        encoded = fitting.encode(
+            gathered, bench, fitting.tune(gathered, bench, fold, tmp_path / f"begun-{fold}", quiet), fold, quiet
+        )
         fast = fitting.distil(gathered, bench, encoded, fold, quiet)
         key, _, _ = words(np.frombuffer(b"zyxwvut qponmlk\n", np.uint8))
         known[fold] = np.isin(key, fast.tier["keys"]).tolist()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,10 +44,10 @@ class Passage:
         return self.intensity >= POSITIVE_FROM
 
 
-def load(paths: Iterable[str | Path], texts: str | Path | None = None, say: Say = print) -> list[Passage]:
+def load(paths: Iterable[str | Path], texts: Sequence[str | Path] = (), say: Say = print) -> list[Passage]:
     """The passages of labels files (JSON Lines; docs/labels.md has the keys).
 
-    Lines without text are pointers: they are resolved against the folder `texts`, and `say` is told how many could not be. Lines with `id` and
+    Lines without text are pointers: they are resolved against the folders `texts`, and `say` is told how many could not be. Lines with `id` and
     `deciding` alone mark the deciding sentences of a passage of another line, where that line marks none itself. An id is told once.
     Raises NoSuchPath, LabelError with file and line.
     """
@@ -65,10 +65,10 @@ def load(paths: Iterable[str | Path], texts: str | Path | None = None, say: Say 
     rows = [(row, where) for row, where in rows if set(row) != _MARK]
     _require_once(rows)
     pointing = [{**row, "at": k} for k, (row, _) in enumerate(rows) if "text" not in row]
-    if pointing and texts is None:
+    if pointing and not texts:
         where = rows[pointing[0]["at"]][1]
         raise LabelError(f"{where} points to a text: name the folder of the texts with --texts")
-    found = _resolved(pointing, Path(texts), say) if pointing and texts is not None else {}
+    found = _resolved(pointing, [*map(Path, texts)], say) if pointing else {}
     passages = []
     for k, (row, where) in enumerate(rows):
         if "text" in row or k in found:
@@ -96,12 +96,12 @@ def _require_once(rows: list[tuple[dict[str, Any], str]]) -> None:
             )
 
 
-def _resolved(pointing: list[dict[str, Any]], texts: Path, say: Say) -> dict[int, str]:
+def _resolved(pointing: list[dict[str, Any]], texts: list[Path], say: Say) -> dict[int, str]:
     """The texts of the pointers that resolve, by their `at`."""
     try:
         return {r["at"]: r["text"] for r in resolve(pointing, texts, say)}
     except (OSError, ValueError) as error:
-        raise InputError(f"the pointers cannot be resolved against {texts}: {error}") from None
+        raise InputError(f"the pointers cannot be resolved against {', '.join(map(str, texts))}: {error}") from None
 
 
 def _row(line: bytes, where: str) -> dict[str, Any]:

@@ -26,11 +26,11 @@ from tropescan.schema import Ints
 from tropescan.tuning import Bench, Tuned
 
 
-def tune(corpus: Corpus, bench: Bench, fold: int, say: Say) -> Tuned:
-    """The encoder tuned on the labels; `fold` -1 leaves nothing out."""
+def tune(corpus: Corpus, bench: Bench, fold: int, begun: Path, say: Say) -> Tuned:
+    """The encoder tuned on the labels, from where `begun` has it; `fold` -1 leaves nothing out."""
     taught = _inside(corpus, fold, 0, corpus.tuning)
     say(f"tuning the encoder on {len(taught)} passages")
-    return bench.fit(taught, corpus.share[taught], corpus.target, corpus.deciding, say)
+    return bench.fit(taught, corpus.share[taught], corpus.target, corpus.deciding, say, begun=begun)
 
 
 def encode(corpus: Corpus, bench: Bench, tuned: Tuned, fold: int, say: Say) -> Encoded:
@@ -132,8 +132,10 @@ def _one(fold: int) -> None:
 
     path = _path(kept, Encoded, fold)
     if not path.is_file():
-        begun = _path(kept, Tuned, fold)
-        if not begun.is_file():
-            keep(tune(corpus, bench, fold, say), begun)
-        keep(encode(corpus, bench, restored(Tuned, begun), fold, say), path)
+        tuned = _path(kept, Tuned, fold)
+        if not tuned.is_file():
+            begun = tuned.with_suffix(".begun")
+            keep(tune(corpus, bench, fold, begun, say), tuned)
+            begun.unlink()
+        keep(encode(corpus, bench, restored(Tuned, tuned), fold, say), path)
     keep(distil(corpus, bench, restored(Encoded, path), fold, say), _path(kept, Fast, fold))

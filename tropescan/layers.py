@@ -43,6 +43,17 @@ class Dropout:
     def __init__(self, share: float, seed: int) -> None:
         self._below, self._rng = round(256 * share), np.random.default_rng(seed)
 
+    @property
+    def state(self) -> dict[str, Any]:
+        """Where the row of drawn bytes stands, as JSON can hold it."""
+        told = self._rng.bit_generator.state
+        return {**told, "state": {name: str(value) for name, value in told["state"].items()}}  # of 128 bits
+
+    @state.setter
+    def state(self, told: dict[str, Any]) -> None:
+        numbers = {name: int(value) for name, value in told["state"].items()}
+        self._rng.bit_generator.state = {**told, "state": numbers}
+
     def __call__(self, x: Any) -> Any:
         if not self._below:
             return x

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,24 +18,28 @@ from tropescan.passages import cut
 Say = Callable[[str], None]
 
 
-def resolve(rows: list[dict[str, Any]], root: Path, say: Say) -> list[dict[str, Any]]:
+def resolve(rows: list[dict[str, Any]], roots: Sequence[Path], say: Say) -> list[dict[str, Any]]:
     """The rows (keys corpus, shard, document, start_char, end_char, sha256) with their `text`, in their order; without those not found.
 
-    A pointer names a Parquet shard `root`/corpus/shard, a document by its id there, a half-open span of characters, and the sha256 of the
-    passage in UTF-8. What cannot be resolved, and why, is said. Raises NoSuchPath where `root` is no folder, InputError for a damaged shard.
+    A pointer names a Parquet shard corpus/shard in one of the folders `roots`, a document by its id there, a half-open span of characters, and the
+    sha256 of the passage in UTF-8. What cannot be resolved, and why, is said. Raises NoSuchPath where a root is no folder, InputError for a
+    damaged shard.
     """
-    if not root.is_dir():
-        raise NoSuchPath(f"no folder of texts {root}")
+    for root in roots:
+        if not root.is_dir():
+            raise NoSuchPath(f"no folder of texts {root}")
     wanted: dict[tuple[str, str], set[str]] = defaultdict(set)
     for row in rows:
         wanted[str(row["corpus"]), str(row["shard"])].add(str(row["document"]))
     found: dict[tuple[str, str, str], str] = {}
     for (corpus, shard), ids in sorted(wanted.items()):
-        path = (root / corpus / shard).resolve()
-        if path.is_relative_to(root.resolve()) and path.is_file():
-            for document, text in zip(*_columns(path, ("id", "text")), strict=True):
-                if str(document) in ids:
-                    found[corpus, shard, str(document)] = text or ""
+        for root in roots:
+            path = (root / corpus / shard).resolve()
+            if path.is_relative_to(root.resolve()) and path.is_file():
+                for document, text in zip(*_columns(path, ("id", "text")), strict=True):
+                    if str(document) in ids:
+                        found[corpus, shard, str(document)] = text or ""
+                break
     resolved: list[dict[str, Any]] = []
     lost: Counter[str] = Counter()
     for row in rows:
@@ -48,7 +52,7 @@ def resolve(rows: list[dict[str, Any]], root: Path, say: Say) -> list[dict[str, 
         else:
             resolved.append({**row, "text": text})
     why = "".join(f"; {n} could not be: {reason}" for reason, n in sorted(lost.items()))
-    say(f"{len(resolved)} of {len(rows)} pointers resolved against {root}{why}")
+    say(f"{len(resolved)} of {len(rows)} pointers resolved against {', '.join(map(str, roots))}{why}")
     return resolved
 
 

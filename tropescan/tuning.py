@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from tropescan import checkpoint
 from tropescan.detector import OUTPUTS
 from tropescan.embedding import SentenceEncoder
 from tropescan.errors import InputError
@@ -151,17 +152,19 @@ class Bench:
         deciding: Sequence[Sequence[tuple[int, int]]],
         say: Say,
         seed: int = 0,
+        begun: Path | None = None,
     ) -> Tuned:
         """Tunes on the passages `rows`, each in `share` (n,) of the epochs, taken in turns.
 
-        `target` (all, outputs) holds 0 and 1, `deciding` the characters of each passage's deciding sentences.
+        `target` (all, outputs) holds 0 and 1, `deciding` the characters of each passage's deciding sentences. The file `begun` holds what the
+        epochs done came to; where it is there, and of the same tuning, the next epoch goes on from it. Raises InputError where it has no room.
         """
         self._torch.manual_seed(seed)
         heads = self._heads()
         tuned = [{k: v.detach().clone() for k, v in state.items()} for state in self._base[self._first :]]
         rng = np.random.default_rng(seed)
         epochs = [self._shuffled(rows[seen], rng) for seen in turns(share, EPOCHS, rng)]
-        return self._descend(tuned, heads, (RATE, HEAD_RATE), epochs, Goal(target, deciding), say, seed)
+        return self._descend(tuned, heads, (RATE, HEAD_RATE), epochs, Goal(target, deciding), say, seed, begun)
 
     def part(
         self,
@@ -197,6 +200,7 @@ class Bench:
         goal: Goal,
         say: Say,
         seed: int,
+        begun: Path | None = None,
     ) -> Tuned:
         """Steps of AdamW over the batches of every epoch, from these weights, at these rates of the uppermost layer and of the heads."""
         torch, drop = self._torch, Dropout(DROPOUT, seed)
@@ -210,24 +214,28 @@ class Bench:
         groups.append({"params": list(heads.parameters()), "lr": rates[1]})
         weights = [*heads.parameters(), *(p for state in tuned for p in state.values())]
         optimizer = torch.optim.AdamW(groups, weight_decay=DECAY, fused=True)
-        steps = sum(map(len, epochs))
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda s: min((s + 1) / (WARM * steps), max(0.0, (steps - s) / ((1 - WARM) * steps)))
-        )
-        for epoch, batches in enumerate(epochs, 1):
+        steps, full = sum(map(len, epochs)), [group["lr"] for group in groups]
+        done = checkpoint.resume(begun, weights, optimizer, drop) if begun else 0
+        step = sum(map(len, epochs[:done]))
+        for epoch, batches in enumerate(epochs[done:], done + 1):
             found: list[float] = []
             for number, batch in enumerate(batches, 1):
+                now = min((step + 1) / (WARM * steps), max(0.0, (steps - step) / ((1 - WARM) * steps)))
+                for group, rate in zip(optimizer.param_groups, full, strict=True):
+                    group["lr"] = rate * now
+                step += 1
                 logits, attention = self._judge(tuned, heads, batch, drop)
                 loss = goal.loss(torch, batch, logits, attention, self.offsets)
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(weights, 1.0)
                 optimizer.step()
-                schedule.step()
                 optimizer.zero_grad()
                 found.append(float(loss.detach()))
                 if number % -(-len(batches) // 5) == 0 or number == len(batches):
                     of = f"epoch {epoch} of {len(epochs)}, {number / len(batches):.0%}"
                     say(f"{of}: mean loss {np.mean(found):.3f}")
+            if begun:
+                checkpoint.keep(begun, epoch, weights, optimizer, drop)
         return self._taken(tuned, heads)
 
     def _shuffled(self, rows: Ints, rng: np.random.Generator) -> list[list[int]]:

@@ -193,7 +193,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="variants of scenes that differ in what decides, one source a scene (corpora/written): the encoder learns to tell them apart",
     )
-    train.add_argument("--texts", metavar="DIR", help="folder of the texts that labels point to (corpora/public)")
+    train.add_argument(
+        "--texts",
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="folders of the texts that labels point to (corpora/public)",
+    )
     train.add_argument(
         "--unlabelled",
         metavar="DIR",
@@ -222,7 +228,13 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--labels", nargs="+", required=True, metavar="FILE", help="labelled passages (JSON Lines, docs/labels.md)"
     )
-    evaluate.add_argument("--texts", metavar="DIR", help="folder of the texts that labels point to (corpora/public)")
+    evaluate.add_argument(
+        "--texts",
+        nargs="+",
+        default=[],
+        metavar="DIR",
+        help="folders of the texts that labels point to (corpora/public)",
+    )
     evaluate.add_argument(
         "--cases",
         metavar="FILE",
