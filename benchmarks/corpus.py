@@ -15,6 +15,9 @@ import hashlib
 import json
 import os
 import random
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -162,6 +165,29 @@ def main() -> None:
             }
         )
     )
+
+
+def options(description: str | None) -> argparse.ArgumentParser:
+    """The options of a benchmark on this corpus: where its text comes from, and where it is made."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--source",
+        type=Path,
+        default=Path(__file__).resolve().parent.parent.parent / "shared" / "data" / "web",
+        help="folder of Parquet shards (id, text, url)",
+    )
+    parser.add_argument("--work", type=Path, help="folder of the corpus, kept (default: temporary)")
+    return parser
+
+
+@contextmanager
+def room(work: Path | None) -> Iterator[Path]:
+    """The folder that was named, or a temporary one that goes afterwards."""
+    if work:
+        yield work
+        return
+    with tempfile.TemporaryDirectory(prefix="tropescan-bench-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
 
 
 def made_apart(source: Path, work: Path, gb: float, shard: int = SHARD, one_group: bool = False) -> Corpus:

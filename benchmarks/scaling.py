@@ -24,8 +24,6 @@ from memory import BOUND, peak_of_workers
 from page import command, figure, machine, put, table, versions
 from timing import ALL, median, pinned, spread
 
-HERE = Path(__file__).resolve().parent
-
 
 class Scan(NamedTuple):
     """One scan: GB of text, seconds, highest resident bytes of a worker and of the parent, bytes of the database."""
@@ -142,26 +140,15 @@ def verdict(found: dict[tuple[float, int], list[Scan]], sizes: list[float]) -> l
 
 def main() -> None:
     """Parses, measures, prints."""
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument(
-        "--source",
-        type=Path,
-        default=HERE.parent.parent / "shared" / "data" / "web",
-        help="folder of Parquet shards (id, text, url)",
-    )
+    options = corpus.options(__doc__)
     options.add_argument("--sizes", type=float, nargs="+", default=[0.25, 0.5, 1.0, 2.0, 4.0], help="GB of text")
     options.add_argument("--repeat", type=int, default=3, help="rounds (default: 3)")
     options.add_argument("--depth", choices=("fast", "lean", "full"), default="fast")
-    options.add_argument("--work", type=Path, help="folder of the corpus, kept (default: temporary)")
     options.add_argument("--scan-options", default="", help="further options of every scan, as one string")
     options.add_argument("--report", type=Path, help="the Markdown file whose section to write")
     given = options.parse_args()
-    work = given.work or Path(tempfile.mkdtemp(prefix="tropescan-bench-"))
-    try:
+    with corpus.room(given.work) as work:
         print("\n".join(measured(given, work)))
-    finally:
-        if given.work is None:
-            shutil.rmtree(work, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import glob
 import shlex
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -144,13 +143,7 @@ def _in_peers(names: list[str]) -> bool:
 
 def main() -> None:
     """Parses, measures, prints."""
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument(
-        "--source",
-        type=Path,
-        default=HERE.parent.parent / "shared" / "data" / "web",
-        help="folder of Parquet shards (id, text, url)",
-    )
+    options = corpus.options(__doc__)
     options.add_argument("--gb", type=float, default=2.0, help="GB of text (default: 2)")
     options.add_argument("--repeat", type=int, default=3, help="rounds (default: 3)")
     options.add_argument(
@@ -170,7 +163,6 @@ def main() -> None:
         default=str(HERE.parent / "corpora" / "written" / "*.jsonl"),
         help="labelled texts for fastText and TF-IDF (glob)",
     )
-    options.add_argument("--work", type=Path, help="folder of the corpus, kept (default: temporary)")
     options.add_argument("--cores", type=int, nargs="+", help="numbers of cores to run on (default: 1, 2 and all)")
     options.add_argument("--no-one-group", action="store_true", help="leave out the file with a single row group")
     options.add_argument("--scan-options", default="", help="further options of every tropescan scan, as one string")
@@ -185,12 +177,8 @@ def main() -> None:
         sys.exit(
             f"{given.peers} lacks one of the peers: name an interpreter that has them with --peers (how to make one: --help), or leave them out with --only"
         )
-    work = given.work or Path(tempfile.mkdtemp(prefix="tropescan-bench-"))
-    try:
+    with corpus.room(given.work) as work:
         print("\n".join(measured(given, work)))
-    finally:
-        if given.work is None:
-            shutil.rmtree(work, ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -4,15 +4,15 @@
 
 Scans shards of the corpus that benchmarks/scan.py uses with the code that a worker runs, less its process and its commits, with a clock round each
 stage; a stage's time is without that of stages inside it. The first shard, which brings in the compiled loops, is not counted. A clock is read some
-twenty times a batch of 2,000 documents. For comparison the text column alone is read in the same run, as benchmarks/limits.py does.
+twenty times a batch of 2,000 documents. For comparison the text column alone is read in the same run, by benchmarks/limits.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
-import shutil
-import tempfile
+import json
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -20,11 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import corpus
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-from limits import ROWS
 from page import command, machine, put, table, versions
-from timing import pinned
+from timing import pinned, run
 
 import tropescan.scanner.scan as scanning
 from tropescan import kernels, parts
@@ -118,13 +115,13 @@ def measured(given: argparse.Namespace, work: Path) -> list[str]:
     made = corpus.made_apart(given.source, work, given.gb)
     shards = made.shards[1:] or made.shards
     megabytes = sum(p.bytes for p in shards) / 1e6
+    for part in made.shards:
+        Path(part.path).read_bytes()
+    least = limit(shards)
     with pinned(1):
-        for part in made.shards:
-            Path(part.path).read_bytes()
         scanner, clock = Scanner(depth=given.depth, threads=1), Clock()
         scanned(scanner, made.shards[:1])
         watch(clock, scanner)
-        least = limit(shards)
         clock.enter("rows of the database")
         counted = scanned(scanner, shards)
         clock.leave()
@@ -147,38 +144,23 @@ def measured(given: argparse.Namespace, work: Path) -> list[str]:
 
 
 def limit(shards: list[corpus.Part]) -> float:
-    """Seconds to read the text column of the shards alone."""
-    begun = time.perf_counter()
-    for part in shards:
-        file = pq.ParquetFile(part.path, memory_map=True)
-        for batch in file.iter_batches(batch_size=ROWS, columns=["text"], use_threads=False):
-            pc.sum(pc.binary_length(batch.column(0)))
-    return time.perf_counter() - begun
+    """Seconds to read the text column of the shards alone, in a process of its own."""
+    command = [sys.executable, str(HERE / "limits.py"), "read", *[part.path for part in shards]]
+    return float(json.loads(run(command, 1).out)["seconds"])
 
 
 def main() -> None:
     """Parses, measures, prints."""
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    options.add_argument(
-        "--source",
-        type=Path,
-        default=HERE.parent.parent / "shared" / "data" / "web",
-        help="folder of Parquet shards (id, text, url)",
-    )
+    options = corpus.options(__doc__)
     options.add_argument("--gb", type=float, default=1.0, help="GB of text, the first shard of which warms up")
     options.add_argument("--depth", choices=("fast", "lean", "full"), default="fast")
-    options.add_argument("--work", type=Path, help="folder of the corpus, kept (default: temporary)")
     options.add_argument("--report", type=Path, help="the Markdown file whose section to write")
     given = options.parse_args()
-    work = given.work or Path(tempfile.mkdtemp(prefix="tropescan-bench-"))
-    try:
+    with corpus.room(given.work) as work:
         lines = measured(given, work)
-        if given.report:
-            put(given.report, f"Stages, depth {given.depth}", lines)
-        print("\n".join(lines))
-    finally:
-        if given.work is None:
-            shutil.rmtree(work, ignore_errors=True)
+    if given.report:
+        put(given.report, f"Stages, depth {given.depth}", lines)
+    print("\n".join(lines))
 
 
 if __name__ == "__main__":

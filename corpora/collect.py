@@ -152,9 +152,11 @@ def _copy(repo: str, commit: str, mirrors: Path | None, room: Path) -> Path:
     return room
 
 
-def collect(source: dict[str, Any], folder: Path) -> dict[str, list[str]]:
-    """The columns of a source's shard, from a git directory that holds its commit. Raises CalledProcessError."""
-    repo, commit, rows, seen = source["repo"], source["commit"], [], set()
+def collect(source: dict[str, Any], folder: Path) -> list[tuple[str, str, str]]:
+    """The documents of a source, (id, text, url), from a git directory that holds its commit. Raises CalledProcessError."""
+    repo, commit = source["repo"], source["commit"]
+    rows: list[tuple[str, str, str]] = []
+    seen: set[str] = set()
     for line in _git(folder, "ls-tree", "-r", "-l", "-z", commit).decode().split("\0"):
         about, _, path = line.partition("\t")
         if not path or not any(fnmatch.fnmatchcase(path, glob) for glob in source["paths"]):
@@ -173,12 +175,7 @@ def collect(source: dict[str, Any], folder: Path) -> dict[str, list[str]]:
             if len(document) >= 200 and document not in seen:
                 seen.add(document)
                 rows.append((hashlib.sha1(url.encode()).hexdigest(), document, url))
-    same = [repo, source["register"], source.get("licence", "unknown")]
-    return (
-        dict(zip(COLUMNS, [*(list(c) for c in zip(*rows, strict=True)), *([s] * len(rows) for s in same)], strict=True))
-        if rows
-        else {}
-    )
+    return rows
 
 
 def main() -> int:
@@ -193,16 +190,17 @@ def main() -> int:
     for source in map(json.loads, given.sources.read_text().splitlines()):
         with tempfile.TemporaryDirectory() as room:
             try:
-                columns = collect(source, _copy(source["repo"], source["commit"], given.mirrors, Path(room)))
+                rows = collect(source, _copy(source["repo"], source["commit"], given.mirrors, Path(room)))
             except subprocess.CalledProcessError as error:
                 print(f"{source['repo']} could not be had at {source['commit']}: {error}", file=sys.stderr)
                 lost += 1
                 continue
-        shard = target / f"{source['repo'].replace('/', '+')}.parquet"
-        if columns:
-            pq.write_table(pa.table(columns), shard, compression="zstd", row_group_size=1000)
-        characters = sum(map(len, columns.get("text", [])))
-        print(f"{source['repo']}: {len(columns.get('text', [])):,} documents, {characters:,} characters")
+        if rows:
+            same = (source["repo"], source["register"], source.get("licence", "unknown"))
+            table = pa.table([pa.array(column) for column in zip(*(row + same for row in rows), strict=True)], COLUMNS)
+            shard = target / f"{source['repo'].replace('/', '+')}.parquet"
+            pq.write_table(table, shard, compression="zstd", row_group_size=1000)
+        print(f"{source['repo']}: {len(rows):,} documents, {sum(len(text) for _, text, _ in rows):,} characters")
     return 1 if lost else 0
 
 

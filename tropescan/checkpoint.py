@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import orjson
+import numpy as np
 
 from tropescan.errors import InputError
 from tropescan.layers import Dropout
@@ -14,20 +15,26 @@ from tropescan.layers import Dropout
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW holds of a weight
 
 
-def keep(path: Path, epoch: int, weights: Sequence[Any], optimizer: Any, drop: Dropout) -> None:
-    """Writes what `epoch` epochs came to, whole or not at all. Raises InputError where there is no room for it."""
-    from safetensors.torch import save_file
+def write(path: Path, arrays: dict[str, Any], told: dict[str, str] | None = None) -> None:
+    """Writes arrays as safetensors, whole or not at all, with what is `told` of them. Raises InputError where there is no room for them."""
+    from safetensors.numpy import save_file
 
-    tensors = {}
-    for number, weight in enumerate(weights):
-        tensors[f"{number}"] = weight.detach().contiguous()
-        tensors |= {f"{number}.{name}": optimizer.state[weight][name].contiguous() for name in _MOMENTS}
     partial = path.with_suffix(".partial")
     try:
-        save_file(tensors, partial, {"epoch": str(epoch), "dropout": orjson.dumps(drop.state).hex()})
+        # the numpy writer stores memory as it lies
+        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, partial, told)
         partial.replace(path)
     except OSError as error:
-        raise InputError(f"the tuning so far cannot be kept in {path}: {error.strerror or error}") from None
+        raise InputError(f"the fit {path} cannot be kept: {error.strerror or error}") from None
+
+
+def keep(path: Path, epoch: int, weights: Sequence[Any], optimizer: Any, drop: Dropout) -> None:
+    """Writes what `epoch` epochs came to. Raises InputError where there is no room for it."""
+    arrays = {}
+    for number, weight in enumerate(weights):
+        arrays[f"{number}"] = weight.detach().numpy()
+        arrays |= {f"{number}.{name}": optimizer.state[weight][name].numpy() for name in _MOMENTS}
+    write(path, arrays, {"epoch": str(epoch), "dropout": json.dumps(drop.rng.bit_generator.state)})
 
 
 def resume(path: Path, weights: Sequence[Any], optimizer: Any, drop: Dropout) -> int:
@@ -39,7 +46,9 @@ def resume(path: Path, weights: Sequence[Any], optimizer: Any, drop: Dropout) ->
     with safe_open(path, "pt") as kept:
         for number, weight in enumerate(weights):
             weight.data.copy_(kept.get_tensor(f"{number}"))
-            optimizer.state[weight] = {name: kept.get_tensor(f"{number}.{name}").clone() for name in _MOMENTS}
+            moments = {name: kept.get_tensor(f"{number}.{name}").clone() for name in _MOMENTS}
+            # the numpy writer makes an array of one of a number
+            optimizer.state[weight] = moments | {"step": moments["step"].reshape(())}
         told = kept.metadata()
-    drop.state = orjson.loads(bytes.fromhex(told["dropout"]))
+    drop.rng.bit_generator.state = json.loads(told["dropout"])
     return int(told["epoch"])

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import orjson
 
-from tropescan.errors import InputError
+from tropescan import checkpoint
 from tropescan.material import Corpus
 from tropescan.schema import Floats
 from tropescan.tuning import Tuned
@@ -84,15 +83,7 @@ def clear(folder: Path, but: Path | None = None) -> None:
 
 def keep(fit: Tuned | Encoded | Fast, path: Path) -> None:
     """Writes a fit, whole or not at all. Raises InputError where there is no room for it."""
-    from safetensors.numpy import save_file
-
-    partial = path.with_suffix(".partial")
-    try:
-        # the numpy writer stores memory as it lies
-        save_file({name: np.ascontiguousarray(array) for name, array in fit.arrays().items()}, partial)
-        partial.replace(path)
-    except OSError as error:
-        raise InputError(f"the fit {path} cannot be kept: {error.strerror or error}") from None
+    checkpoint.write(path, fit.arrays())
 
 
 def restored(kind: type[Kind], path: Path) -> Kind:

@@ -41,23 +41,12 @@ class Dropout:
     """Dropout whose mask is made of bytes, which cost a tenth of torch's Bernoulli draws; `share` is rounded to 1/256, 0 drops nothing."""
 
     def __init__(self, share: float, seed: int) -> None:
-        self._below, self._rng = round(256 * share), np.random.default_rng(seed)
-
-    @property
-    def state(self) -> dict[str, Any]:
-        """Where the row of drawn bytes stands, as JSON can hold it."""
-        told = self._rng.bit_generator.state
-        return {**told, "state": {name: str(value) for name, value in told["state"].items()}}  # of 128 bits
-
-    @state.setter
-    def state(self, told: dict[str, Any]) -> None:
-        numbers = {name: int(value) for name, value in told["state"].items()}
-        self._rng.bit_generator.state = {**told, "state": numbers}
+        self._below, self.rng = round(256 * share), np.random.default_rng(seed)
 
     def __call__(self, x: Any) -> Any:
         if not self._below:
             return x
         import torch
 
-        drawn = np.frombuffer(self._rng.bytes(x.numel()), np.uint8) >= self._below
+        drawn = np.frombuffer(self.rng.bytes(x.numel()), np.uint8) >= self._below
         return x * (torch.from_numpy(drawn).view(x.shape).to(x.dtype) * (256 / (256 - self._below)))

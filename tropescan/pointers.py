@@ -33,13 +33,10 @@ def resolve(rows: list[dict[str, Any]], roots: Sequence[Path], say: Say) -> list
         wanted[str(row["corpus"]), str(row["shard"])].add(str(row["document"]))
     found: dict[tuple[str, str, str], str] = {}
     for (corpus, shard), ids in sorted(wanted.items()):
-        for root in roots:
-            path = (root / corpus / shard).resolve()
-            if path.is_relative_to(root.resolve()) and path.is_file():
-                for document, text in zip(*_columns(path, ("id", "text")), strict=True):
-                    if str(document) in ids:
-                        found[corpus, shard, str(document)] = text or ""
-                break
+        path = _shard(roots, corpus, shard)
+        for document, text in zip(*_columns(path, ("id", "text")), strict=True) if path else ():
+            if str(document) in ids:
+                found[corpus, shard, str(document)] = text or ""
     resolved: list[dict[str, Any]] = []
     lost: Counter[str] = Counter()
     for row in rows:
@@ -54,6 +51,15 @@ def resolve(rows: list[dict[str, Any]], roots: Sequence[Path], say: Say) -> list
     why = "".join(f"; {n} could not be: {reason}" for reason, n in sorted(lost.items()))
     say(f"{len(resolved)} of {len(rows)} pointers resolved against {', '.join(map(str, roots))}{why}")
     return resolved
+
+
+def _shard(roots: Sequence[Path], corpus: str, shard: str) -> Path | None:
+    """The shard in the first of the roots that has it; what a name leads out of a root is none."""
+    for root in roots:
+        path = (root / corpus / shard).resolve()
+        if path.is_relative_to(root.resolve()) and path.is_file():
+            return path
+    return None
 
 
 def drawn(folder: Path, wanted: Callable[[list[str]], Any], most: int) -> list[tuple[str, str]]:
