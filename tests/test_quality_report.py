@@ -174,7 +174,7 @@ def test_known_sources_are_told(labels: Path, tmp_path: Path, here: Here) -> Non
     passages = corpus.load([labels])
     known = sum(p.source == "s1" for p in passages)
     _, shown, _ = here("evaluate", folder, "--labels", labels, "--depth", "fast")
-    assert f"{known} of these passages are of sources it was trained on" in shown
+    assert f"{known} of them are of sources it was trained on" in shown
 
 
 @pytest.mark.parametrize(

@@ -34,17 +34,16 @@ class Outcome:
         """Where the scores are from, in sentences."""
         one = next(iter(self.judged.values()))
         n, scanned = len(self.passages), len(self.passages) - one.listed
-        lines = [f"{one.listed:,} of the {n:,} passages are measured by models that saw none of their source."]
+        lines = []
         if one.listed:
             lines.append(
-                "Calibration, the fast floors, the thresholds and the gate's terms were fitted to or chosen on them: what rests on those is hopeful."
+                f"{one.listed:,} of the {n:,} passages are measured by models that saw none of their source. Calibration, the fast floors, "
+                "the thresholds and the gate's terms were fitted to or chosen on them: what rests on those is hopeful."
             )
         if scanned:
-            lines.append(
-                f"{scanned:,} were scored by the model itself: {one.known:,} of these passages are of sources it was trained on."
-            )
-        if one.known:
-            lines.append("Figures on those flatter it.")
+            known = f"{one.known:,} of them are of sources it was trained on, and figures on those flatter it"
+            new = "none of them is of a source it was trained on"
+            lines.append(f"{scanned:,} of the {n:,} are scored by the model itself: {known if one.known else new}.")
         return " ".join(lines)
 
     def as_dict(self) -> dict[str, Any]:
