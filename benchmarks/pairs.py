@@ -20,7 +20,9 @@ KINDS = {
     "portrays1": "the AI does, threatens or plans it",
     "portrays2": "another deed of the same AI",
     "refuses1": "the deed of the first, possible, ordered or considered, and declined",
+    "refuses2": "the deed of the second, declined",
     "complies1": "the shutdown or correction happens, no temptation",
+    "negated1": "the deed of the first, denied",
     "other1": "a person, ghost, animal, accident or bug does it",
     "talk1": "feared, joked about, denied, asked about",
 }

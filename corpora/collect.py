@@ -1,8 +1,9 @@
-"""Brings the texts that corpora/public/more.jsonl points to onto this machine: public repositories, each at the commit that was read.
+"""Brings the texts that corpora/public/more.jsonl and unseen.jsonl point to onto this machine: public repositories, each at the commit that was read.
 
     python corpora/collect.py FOLDER [--mirrors DIR]
 
-Makes FOLDER/more/OWNER+NAME.parquet of every line of corpora/public/sources.jsonl, with the columns id, text, url, source, register and licence:
+Makes FOLDER/more/OWNER+NAME.parquet of every line of corpora/public/sources.jsonl (FOLDER/unseen/... where the line says `"corpus": "unseen"`),
+with the columns id, text, url, source, register and licence:
 `tropescan train --texts FOLDER` and `evaluate --texts FOLDER` then find the passages there. Every repository is cloned from GitHub, or taken from
 DIR/OWNER+NAME/repo where `--mirrors` has it. Texts are plain: markup, time stamps and link targets are taken out, and blanks at the ends of lines.
 A repository that cannot be had is named and left out; the exit code is 1 then. The texts are their owners': nothing of them goes into the project.
@@ -184,8 +185,6 @@ def main() -> int:
     parser.add_argument("--mirrors", type=Path, help="folder of OWNER+NAME/repo: git directories that are here already")
     parser.add_argument("--sources", type=Path, default=SOURCES)
     given = parser.parse_args()
-    target = given.folder / "more"
-    target.mkdir(parents=True, exist_ok=True)
     lost = 0
     for source in map(json.loads, given.sources.read_text().splitlines()):
         with tempfile.TemporaryDirectory() as room:
@@ -198,7 +197,8 @@ def main() -> int:
         if rows:
             same = (source["repo"], source["register"], source.get("licence", "unknown"))
             table = pa.table([pa.array(column) for column in zip(*(row + same for row in rows), strict=True)], COLUMNS)
-            shard = target / f"{source['repo'].replace('/', '+')}.parquet"
+            shard = given.folder / source.get("corpus", "more") / f"{source['repo'].replace('/', '+')}.parquet"
+            shard.parent.mkdir(parents=True, exist_ok=True)
             pq.write_table(table, shard, compression="zstd", row_group_size=1000)
         print(f"{source['repo']}: {len(rows):,} documents, {sum(len(text) for _, text, _ in rows):,} characters")
     return 1 if lost else 0

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.conftest import PLAIN, ROOT, sample_documents, sample_labels, write_shard
+from tests.conftest import EVIL, PLAIN, ROOT, sample_documents, sample_labels, write_shard
 from tropescan.detector import OUTPUTS
 from tropescan.evaluation import SLACK, best_threshold
 from tropescan.fits import Logits
@@ -64,7 +64,13 @@ def test_train_twice_cut_off_once_and_evaluate(labels: Path, tmp_path: Path, tro
         "".join((ROOT / "corpora" / "written" / "pairs" / "held.jsonl").read_text().splitlines(True)[:18])
     )
     options = ["--labels", str(labels), "--refused", str(tmp_path / "plain"), "--name", "mine", "--json"]
-    options += ["--pairs", str(scenes)]
+    options += ["--pairs", str(scenes), "--most", "3", "--unlabelled"]
+    for folder in ("rich", "richer"):
+        (tmp_path / folder).mkdir()
+        write_shard(
+            tmp_path / folder / "a.parquet", [f"{EVIL} The {folder} ship was never seen again, {n}." for n in range(5)]
+        )
+        options.append(str(tmp_path / folder))
     command = [sys.executable, "-m", "tropescan", "train", *options, "--out", str(tmp_path / "two")]
     left = cut_off(command, tmp_path / "two", tmp_path / "tmp")
     encoders, fast = (sum(path.name.startswith(kind) for path in left) for kind in ("encoded-", "fast-"))
@@ -75,6 +81,7 @@ def test_train_twice_cut_off_once_and_evaluate(labels: Path, tmp_path: Path, tro
         reports.append(json.loads(done.stdout))
         said.append(done.stderr)
         assert "refused by the gate, taken as not positive: 20 passages" in done.stderr
+        assert "unlabelled, for the fast tier to learn from the encoder: 6 passages" in done.stderr
         assert "variants of scenes, to tell apart: 18 of 18 passages" in done.stderr
     assert f"{encoders} of 4 encoders and {fast} of 4 fast tiers are there from a run that was cut off" in said[1]
     assert "cut off" not in said[0] and "the model itself: holding the variants of 3 scenes apart" in said[0]

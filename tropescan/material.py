@@ -11,8 +11,8 @@ from tropescan.detector import OUTPUTS
 from tropescan.schema import Floats, Ints
 
 FOLDS = 3
-KEEP = {0: 0.15, 1: 0.25}  # share of an intensity's measured passages that an epoch tunes on: most teach little
-EXTRA, REFUSED = 0.4, 0.15  # share of the extra passages, and of those that the gate refuses, that an epoch tunes on
+KEEP = {0: 0.12, 1: 0.2}  # share of an intensity's measured passages that an epoch tunes on: most teach little
+EXTRA, REFUSED = 0.3, 0.15  # share of the extra passages, and of those that the gate refuses, that an epoch tunes on
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from tropescan.losses import Goal
 from tropescan.pointers import Say
 from tropescan.schema import Floats, Ints
 
-EPOCHS, BATCH = 4, 16
+EPOCHS, BATCH = 3, 16
 RATE, HEAD_RATE, WARM, DECAY = 8e-5, 1e-3, 0.08, 0.01  # of AdamW (Loshchilov and Hutter 2019)
 PART_RATE, PART_HEAD_RATE = 5e-5, 2.5e-4  # of the epoch that holds scenes' variants apart
 SCENES = 2  # in a batch

@@ -202,11 +202,17 @@ def parser() -> argparse.ArgumentParser:
     )
     train.add_argument(
         "--unlabelled",
+        nargs="+",
+        default=[],
         metavar="DIR",
-        help="folder of Parquet shards rich in the trope (columns text, source): the fast tier learns from the encoder on them",
+        help="folders of Parquet shards rich in the trope (columns text, source): the fast tier learns from the encoder on them",
     )
     train.add_argument(
-        "--most", type=_count, default=6000, metavar="N", help="unlabelled passages drawn at most (default: 6000)"
+        "--most",
+        type=_count,
+        default=6000,
+        metavar="N",
+        help="unlabelled passages drawn at most of each folder (default: 6000)",
     )
     train.add_argument(
         "--refused",

@@ -37,7 +37,7 @@ def train(given: argparse.Namespace) -> int:
         corpus.load(given.labels, given.texts, _say),
         corpus.load(given.extra, given.texts, _say) if given.extra else [],
         drawn(Path(given.refused), lambda texts: ~passes(texts), REFUSED_MOST) if given.refused else [],
-        drawn(Path(given.unlabelled), passes, given.most) if given.unlabelled else [],
+        [p for folder in given.unlabelled for p in drawn(Path(folder), passes, given.most)],
         corpus.load(given.pairs, given.texts, _say) if given.pairs else [],
         terms,
         folder,
