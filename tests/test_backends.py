@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tests.conftest import EVIL, PLAIN, contents, python, sample_documents, write_shard
 from tropescan import persistence
 from tropescan.detector import Calibration, Heads
-from tropescan.embedding import BACKENDS, Embedding, SentenceEncoder, backends, encoder, require_encoder
+from tropescan.embedding import BACKENDS, Embedding, SentenceEncoder, backends, deltas, encoder, files, require_encoder
 from tropescan.embedding.pooling import Pooling
 from tropescan.errors import DamagedModel, InputError, MissingExtra, ModelError
 from tropescan.passages import cut
@@ -137,6 +137,43 @@ def test_the_fastest_that_is_there_is_taken(monkeypatch: pytest.MonkeyPatch) -> 
         require_encoder()
 
 
+@given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.integers(1, 9), st.sampled_from([0.0, 1e-6, 0.01, 3.0]))
+def test_a_tuned_matrix_comes_back_within_half_a_step(seed: int, rows: int, columns: int, moved: float) -> None:
+    rng = np.random.default_rng(seed)
+    own = rng.normal(size=(rows, columns)).astype(np.float32)
+    change = (moved * rng.normal(size=own.shape)).astype(np.float32)
+    tensors = {"layer.2.a.weight": own + change, "layer.2.a.bias": change[0], "queries": own}
+    kept = deltas.narrowed(tensors, {"encoder.layer.2.a.weight": own})
+    assert kept["layer.2.a.weight"].dtype == np.int8 and set(kept) == {*tensors, "layer.2.a.weight.scale"}
+    whole = deltas.widened(kept, {"encoder.layer.2.a.weight": own, "encoder.layer.2.a.bias": change[0]})
+    assert set(whole) == {"layer.2.a.weight", "layer.2.a.bias"} and (whole["layer.2.a.bias"] == change[0]).all()
+    step = np.abs(own + change - own).max(axis=1, keepdims=True) / 127
+    assert (np.abs(whole["layer.2.a.weight"] - (own + change)) <= 0.51 * step + 2e-6).all()
+    if not moved:
+        assert (whole["layer.2.a.weight"] == own).all()
+
+
+@pytest.mark.parametrize("backend", [b for b in HERE if b != "bf16"])
+def test_layers_kept_as_changes_give_the_vectors_of_whole_ones(backend: str) -> None:
+    weights = deltas.base(files.verified(REFERENCE))
+    whole = {**TENSORS, **deltas.widened(TENSORS, weights)}
+    kept = deltas.narrowed(whole, weights)
+    assert sum(v.nbytes for v in kept.values()) < 0.27 * sum(np.float32(v).nbytes for v in whole.values())
+    texts = [*ODD[:5], *real()[:12]]
+    one, other = (encoder(REFERENCE, tensors, backend, threads=1).encode(texts) for tensors in (whole, kept))
+    cosine = (one * other).sum(1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
+    assert cosine.min() > (0.999998 if backend == "torch" else 0.9995) and np.abs(one - other).max() > 0
+
+
+def test_a_change_without_its_scale_is_told() -> None:
+    weights = deltas.base(files.verified(REFERENCE))
+    kept = deltas.narrowed({**TENSORS, **deltas.widened(TENSORS, weights)}, weights)
+    name = next(k for k in kept if k.endswith(".scale"))
+    for bad in ({k: v for k, v in kept.items() if k != name}, {**kept, name: kept[name][:-1]}):
+        with pytest.raises(DamagedModel, match="lacks its scale"):
+            encoder(REFERENCE, bad, "torch", threads=1)
+
+
 @pytest.mark.skipif("openvino" not in HERE, reason="openvino is not installed")
 def test_what_cannot_be_run_is_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such backend"):
@@ -147,7 +184,7 @@ def test_what_cannot_be_run_is_told(tmp_path: Path) -> None:
     for bad in ({layer: TENSORS[layer][:-1]}, {"layer.99.attention": TENSORS[layer]}):
         with pytest.raises(DamagedModel, match="does not fit"):
             encoder(REFERENCE, {**TENSORS, **bad}, "openvino")
-    from tropescan.embedding import compiled, files, graph
+    from tropescan.embedding import compiled, graph
 
     openvino, there = compiled._silent(), files.verified(REFERENCE)
     for name in ("model.safetensors", "config.json"):

@@ -109,6 +109,13 @@ def test_a_damaged_manifest_is_told(folder: Path, manifest: bytes) -> None:
         persistence.load(folder)
 
 
+def test_the_format_before_is_read(folder: Path) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["format"] == persistence.FORMAT
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"format": persistence.FORMAT - 1}))
+    assert persistence.load(folder).name == manifest["name"]
+
+
 def test_another_format_is_refused(folder: Path) -> None:
     for other in (1, 99):  # 1: encoder tensors of another meaning
         manifest = json.loads((folder / "manifest.json").read_text()) | {"format": other}

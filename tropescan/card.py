@@ -67,8 +67,9 @@ The labels are readings by language models under the project's codebook. The tex
 - fast.safetensors: the mean of two models on words hashed to 64 bits: logistic regressions on TF-IDF values of the words and of what stands near
   those that name a machine, and a network of one hidden layer on sums of the words' vectors (the encoder's token embeddings, reduced to int8).
 - encoder.safetensors: the uppermost {encoder["tuned_layers"]} layers of {encoder["name"].split("/")[-1]},
-  tuned on all outputs at once, attention pooling, and linear heads. What lies below them (token embeddings, with all 6 layers tuned) is not in
-  this folder: it comes from the PyPI package or the hub, and is verified by sha256.
+  tuned on all outputs at once, attention pooling, and linear heads. Of the layers it holds what tuning changed, in eight bits. What was there
+  before, and what lies below them (token embeddings, with all 6 layers tuned), is not in this folder: it comes from the PyPI package or the hub, and
+  is verified by sha256.
 - out-of-source.jsonl: for every public training passage the scores by models that saw no passage of its source; `tropescan evaluate` uses them.
 
 ## How good it is out of source

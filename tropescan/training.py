@@ -13,7 +13,8 @@ from tropescan import passages as cutting
 from tropescan.card import card
 from tropescan.corpus import Passage, source_key
 from tropescan.detector import LEVELS, OUTPUTS, POSITIVE, Calibration
-from tropescan.embedding import require_encoder
+from tropescan.embedding import deltas, require_encoder
+from tropescan.embedding.files import verified
 from tropescan.errors import InputError, LabelError
 from tropescan.evaluation import SLACK, Report, best_threshold, choose_thresholds, measure, unjudged
 from tropescan.fastfit import packed
@@ -127,6 +128,7 @@ def train(
     say(f"variants of scenes, to tell apart: {variants} of {len(pairs)} passages")
     kept = fits.place(folder, everything, ENCODER)
     encoded, fast, logits = fit_all(everything, ENCODER, kept, say)
+    tuned = deltas.narrowed(encoded.tuned.tensors, deltas.base(verified(ENCODER)))
     reports = finish(
         folder,
         name,
@@ -144,7 +146,7 @@ def train(
         },
         gate=gate,
         fast=fast.tier,
-        encoder={**encoded.tuned.tensors, "weights": encoded.tuned.weights, "bias": encoded.tuned.bias},
+        encoder={**tuned, "weights": encoded.tuned.weights, "bias": encoded.tuned.bias},
     )
     fits.clear(folder)
     return reports

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import orjson
 
+from tropescan.embedding.deltas import base, widened
 from tropescan.errors import DamagedModel, ModelError
 
 PAD = 0
@@ -23,22 +24,15 @@ def graph(openvino: Any, folder: Path, tensors: dict[str, Any]) -> Any:
 
     Raises DamagedModel, ModelError.
     """
-    from safetensors.numpy import load_file
-
+    weights = base(folder)
     try:
         config = orjson.loads((folder / "config.json").read_bytes())
-        weights = load_file(str(folder / "model.safetensors"))
     except (OSError, ValueError) as error:
         raise DamagedModel(f"the encoder in {folder} cannot be loaded: {error}") from None
     other = [f"{k} {config.get(k)}" for k, wanted in _BERT.items() if config.get(k, wanted) != wanted]
     if other:
         raise ModelError(f"the openvino backend cannot run an encoder with {', '.join(other)}: give --backend torch")
-    for name, found in tensors.items():
-        if name.startswith("layer."):
-            there = weights.get(f"encoder.{name}")
-            if there is None or there.shape != found.shape:
-                raise DamagedModel(f"the tuned {name} does not fit the encoder")
-            weights[f"encoder.{name}"] = found
+    weights |= {f"encoder.{name}": whole for name, whole in widened(tensors, weights).items()}
     try:
         return _Bert(openvino, config, weights).model()
     except KeyError as error:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tropescan.embedding.backends import require_encoder
+from tropescan.embedding.deltas import LAYER, widened
 from tropescan.embedding.files import verified
 from tropescan.embedding.pooling import Pooling, Window
 from tropescan.errors import DamagedModel, ModelError
@@ -20,8 +21,8 @@ _BATCH = 64  # windows run at once on a device that is not the processor
 
 
 class SentenceEncoder:
-    """A sentence-transformers model under the model folder's own upper layers: `tensors` holds them (`layer.N.*`, replacing the model's) and
-    the `queries` of the pooling.
+    """A sentence-transformers model under the model folder's own upper layers: `tensors` holds them (`layer.N.*`, as deltas keeps them or whole,
+    instead of the model's) and the `queries` of the pooling.
 
     On a processor each window is run alone: batches of one length gain it 0-5 % at these lengths, and padding costs it. Elsewhere windows are run
     in batches by length, padded: there a score may depend on its neighbours in the last of its four decimals, or with `bf16` in the third.
@@ -75,9 +76,11 @@ class SentenceEncoder:
 
     def _replace(self, tensors: dict[str, Any]) -> None:
         layers = self.transformer.encoder.layer
-        for number in sorted({int(k.split(".")[1]) for k in tensors if k.startswith("layer.")}):
-            head = f"layer.{number}."
-            state = {k.removeprefix(head): v for k, v in tensors.items() if k.startswith(head)}
+        own = {f"encoder.{k}": v.cpu().numpy() for k, v in self.transformer.encoder.state_dict().items()}
+        whole = widened(tensors, own)
+        for number in sorted({int(k.split(".")[1]) for k in whole}):
+            head = f"{LAYER}{number}."
+            state = {k.removeprefix(head): v for k, v in whole.items() if k.startswith(head)}
             try:
                 layers[number].load_state_dict({k: self._torch.tensor(v).float() for k, v in state.items()})
             except (RuntimeError, IndexError) as error:
