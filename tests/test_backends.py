@@ -33,7 +33,17 @@ HERE = [
     *["bf16"] * backends.processor_has_bf16(),
     *["openvino"] * (importlib.util.find_spec("openvino") is not None),
 ]
-ODD = ["", " ", "word", "\x00\ufffd", "Ünïcode ÅI – “quoted” 人工智能 🤖", EVIL, PLAIN * 40, "x" * 3000]
+ODD = [
+    f"[PAD] {'x' * 9} [PAD][SEP]. {'[PAD] ' * 40}end",
+    "",
+    " ",
+    "word",
+    "\x00\ufffd",
+    "Ünïcode ÅI – “quoted” 人工智能 🤖",
+    EVIL,
+    PLAIN * 40,
+    "x" * 3000,
+]
 
 
 @cache

@@ -102,6 +102,38 @@ def test_a_single_source_has_no_interval() -> None:
     assert all(isinstance(t["low"], float) for t in two.values())
 
 
+def test_what_no_resample_changes_has_no_interval() -> None:
+    sources = [f"s{i // 4}" for i in range(120)]
+    one = (np.array(sources) == "s7").astype(np.int64)  # positives in a single source of thirty
+    share = evaluation.ratio(sources, one * np.array([1, 0] * 60), one)
+    assert share[0] == 0.5 and np.isnan(share[1:]).all()
+    none = evaluation.ratio(sources, np.zeros(120, np.int64), np.ones(120, np.int64))
+    assert none[0] == 0 and np.isnan(none[1:]).all()
+    constant = evaluation.bootstrap(sources, lambda i: 1.0)
+    assert constant[0] == 1 and np.isnan(constant[1:]).all()
+
+
+@given(SCORED, st.randoms(use_true_random=False))
+def test_calibration_error_does_not_hang_on_the_order(rows: list[tuple[int, int]], random: Any) -> None:
+    found = []
+    for _ in range(2):
+        random.shuffle(rows)
+        positive, score = np.array([y for y, _ in rows]), np.array([s / 6 for _, s in rows])
+        found.append(evaluation.calibration_error(positive, score))
+    assert found[0] == pytest.approx(found[1])
+    assert evaluation.calibration_error(np.array([1] + [0] * 9), np.full(10, 0.1)) == pytest.approx(0.0)
+
+
+@given(st.lists(st.integers(1, 10**6), min_size=1, max_size=60, unique=True), st.integers(0, 5))
+def test_recall_at_its_threshold_is_what_its_name_says(scores: list[int], refused: int) -> None:
+    score = np.array([*scores, *[0] * refused]) / 10**6
+    chosen = evaluation.choose_thresholds(np.ones(len(score), np.int64), score, ["s"] * len(score))
+    if 0.05 * (len(score) - 1) < refused:
+        assert "recall_0.95" not in chosen  # what the tiers refuse no threshold brings back
+    else:
+        assert (score >= chosen["recall_0.95"]["threshold"] - 5e-5).mean() >= 0.95
+
+
 def test_an_estimate_is_spelled_with_what_it_lacks() -> None:
     nan = float("nan")
     assert evaluation.spell((0.5, 0.25, 0.75)) == "0.500 (0.250-0.750)"
@@ -214,6 +246,8 @@ def test_labels_are_checked_against_the_codebook(tmp_path: Path) -> None:
         *[{"readings": r} for r in ([{}], [[]], ["r"], [3], None, {"intensity": 3}, 3, [{"intensity": [3]}])],
         *[{"admirable": a} for a in (2, -1, 0.5, "1", True, None, [])],
         *[{"facets": f} for f in (["evil"], "escape", [["escape"]], [{}], {"escape": 1}, None, [None], 3)],
+        {"facets": ["escape"], "intensity": 1},
+        {"text": "x" * (corpus.LONGEST + 1)},
         *[{"frame": f} for f in ("poem", ["fiction"], {}, None)],
         *[{"text": t} for t in (3, None, ["t"])],
         *[
@@ -229,6 +263,8 @@ def test_labels_are_checked_against_the_codebook(tmp_path: Path) -> None:
     path.write_text(json.dumps(LABEL | {"readings": [{"intensity": 0}, {"intensity": 4}], "admirable": 1}))
     (whole,) = corpus.load([path])
     assert (whole.readings, whole.admirable) == ((0, 4), 1)
+    path.write_text(json.dumps(LABEL | {"source": None}))
+    assert corpus.load([path])[0].source == "a"
     path.write_text(json.dumps({k: v for k, v in LABEL.items() if k != "frame"}))
     with pytest.raises(LabelError, match="frame"):
         corpus.load([path])

@@ -65,6 +65,13 @@ def test_pointers_give_exactly_their_spans_in_order(tmp_path: Path, drawn: list[
     assert said == [f"{len(rows)} of {len(rows)} pointers resolved against {tmp_path}"]
 
 
+def test_an_id_that_a_shard_tells_twice_means_the_text_of_the_pointer(tmp_path: Path) -> None:
+    (tmp_path / "web").mkdir()
+    write_shard(tmp_path / "web" / "a.parquet", [EVIL, PLAIN], id=["a-0", "a-0"])
+    rows = [pointer(0, EVIL, 0, 9), pointer(0, PLAIN, 2, 11)]
+    assert [row["text"] for row in resolve(rows, [tmp_path], lambda _: None)] == [EVIL[:9], PLAIN[2:11]]
+
+
 def test_pointers_are_looked_for_in_every_folder_of_texts(root: Path, tmp_path: Path) -> None:
     (tmp_path / "other" / "more").mkdir(parents=True)
     write_shard(tmp_path / "other" / "more" / "b.parquet", [LONG])
@@ -138,7 +145,7 @@ def test_texts_pointers_and_marks_load_in_order(root: Path, tmp_path: Path) -> N
         pointer(0, STRANGE, 2, 30, **JUDGED, deciding=[]),  # an empty list of its own does not suppress a mark
         {"id": "late", "deciding": [0, 2]},
     )
-    second = written(tmp_path / "second.jsonl", {"id": "late", "text": PLAIN, **JUDGED, "intensity": 0})
+    second = written(tmp_path / "second.jsonl", {"id": "late", "text": PLAIN, **JUDGED, "intensity": 0, "facets": []})
     said: list[str] = []
     found = corpus.load([marks, first, second], [root], said.append)
     assert [(p.id, p.text, p.deciding) for p in found] == [

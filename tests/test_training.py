@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import EVIL, PLAIN, ROOT, sample_documents, sample_labels, write_shard
+from tropescan.corpus import source_key
 from tropescan.detector import OUTPUTS
 from tropescan.evaluation import SLACK, best_threshold
 from tropescan.fits import Logits
@@ -96,12 +97,47 @@ def test_train_twice_cut_off_once_and_evaluate(labels: Path, tmp_path: Path, tro
         "manifest.json",
     ):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes(), file
+    taught = json.loads((tmp_path / "one" / "config.json").read_text())["training_sources"]
+    assert source_key("a.parquet") in taught and len(taught) == len(
+        set(taught)
+    )  # the refused and the unlabelled ones, too
     measured = tropescan("evaluate", tmp_path / "one", "--labels", labels, "--json")
     assert measured.returncode == 0, measured.stderr
     full = json.loads(measured.stdout)["full"]
     assert full["passages"] == reports[0]["full"]["passages"] and 0.2 < full["average_precision"][0] <= 1
     shown = tropescan("evaluate", tmp_path / "one", "--labels", labels, "--depth", "fast").stdout
     assert "average precision" in shown and "are measured by models that saw none of their source" in shown
+
+
+def test_calibration_where_the_fast_tier_tells_all_apart() -> None:
+    positive = np.arange(60) % 2
+    logits = np.random.default_rng(0).normal(6.0 * positive[:, None] - 3, 0.1, (60, len(OUTPUTS)))
+    calibration, floors = calibrate(Logits(logits, logits), positive, np.ones(60, bool))
+    assert floors["full"] == 0.0
+    score = calibration["full"].score(logits, logits)
+    assert score[positive == 1].min() > 0.9 > 0.1 > score[positive == 0].max()
+
+
+def test_what_cannot_be_trained_on_is_told_before_the_work(tmp_path: Path, tropescan: Run) -> None:
+    labels = tmp_path / "labels.jsonl"
+    rows = [
+        {
+            "id": f"{i}",
+            "text": f"{EVIL if i % 2 else PLAIN} {i}",
+            "intensity": 4 * (i % 2),
+            "facets": [],
+            "frame": "fiction",
+        }
+        | {"admirable": 0, "source": f"s{i}"}
+        for i in range(12)
+    ]
+    labels.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = tropescan("train", "--labels", labels, "--out", tmp_path / "model")
+    assert done.returncode == 13 and "pass the gate" in done.stderr and "Traceback" not in done.stderr
+    gate = tmp_path / "gate.txt"
+    gate.write_bytes(b"[strong]\nrob\xf4ts\n")
+    done = tropescan("train", "--labels", labels, "--gate", gate, "--out", tmp_path / "model")
+    assert "no UTF-8" in done.stderr and len(done.stderr.splitlines()) == 1 and done.returncode == 30
 
 
 def test_calibration_rests_on_the_passages_that_reach_the_tier() -> None:

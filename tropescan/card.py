@@ -57,8 +57,8 @@ of depth full, but only to passages of which the fast tier thinks that they may 
 ## What it was trained on
 
 Made by `tropescan train` (seeds fixed) from {len(passages):,} public passages of {sources} sources, {positive} of them positive,
-{twice:,} with two or more independent readings; and fitted, but neither calibrated nor measured, on {len(extra):,} passages written
-for training, {sum(p.positive for p in extra)} of them positive. The encoder also learned that {beside[0]:,} passages drawn from ordinary text
+{twice:,} with two or more independent readings; and fitted, but neither calibrated nor measured, on {len(extra):,} further
+passages, {sum(p.positive for p in extra)} of them positive. The encoder also learned that {beside[0]:,} passages drawn from ordinary text
 that the gate refuses are not positive, and the fast tier learned from the encoder's view of {beside[1]:,} unlabelled passages.
 {scenes}
 The labels are readings by language models under the project's codebook. The texts are not in this folder.

@@ -18,6 +18,8 @@ from tropescan.schema import FACETS, FRAMES, Floats, Ints
 
 POSITIVE_FROM = 3
 """Intensity from which a passage counts as showing the trope (the codebook's positive class)."""
+LONGEST = 1 << 16
+"""Bytes of a labelled text: some forty passages as the scanner cuts them."""
 
 _POINTER = {"id", "corpus", "shard", "document", "start_char", "end_char", "sha256"}
 _MARK = {"id", "deciding"}
@@ -132,7 +134,7 @@ def _passage(row: dict[str, Any], where: str) -> Passage:
             facets=tuple(row["facets"]),
             frame=row["frame"],
             admirable=row["admirable"],
-            source=str(row.get("source", row["id"])),
+            source=str(row["id"] if row.get("source") is None else row["source"]),
             register=str(row.get("register", "unknown")),
             readings=tuple(r["intensity"] for r in row.get("readings", [])),
             deciding=_spans(row.get("deciding", []), where),
@@ -148,13 +150,18 @@ def _passage(row: dict[str, Any], where: str) -> Passage:
             all(_is_level(value, 5) for value in (passage.intensity, *passage.readings)),
             _is_level(passage.admirable, 2),
             isinstance(row["facets"], list) and all(f in FACETS for f in passage.facets),
+            not (passage.facets and passage.intensity in (0, 1)),
             passage.frame in FRAMES,
         )
     )
     if not known:
         raise LabelError(
             f"{where} (id {passage.id}) is not in the codebook's values: intensity 0-4, of every reading too, a list of its facets, "
-            "one of its frames, admirable 0 or 1"
+            "none below intensity 2, one of its frames, admirable 0 or 1"
+        )
+    if len(passage.text.encode()) > LONGEST:
+        raise LabelError(
+            f"{where} (id {passage.id}) has a text of more than {LONGEST:,} bytes: give passages, not documents"
         )
     return passage
 
@@ -215,9 +222,12 @@ def near_duplicates(passages: list[Passage], similarity: float = 0.8) -> list[tu
 
 
 def confidence(values: Floats, level: float = 0.95) -> tuple[float, float]:
-    """The percentile interval of bootstrap replicates; nan replicates (a resample without positives) are left out."""
+    """The percentile interval of bootstrap replicates; nan replicates (a resample without positives) are left out.
+
+    Where all replicates agree there is no interval (nan): what a resample cannot change, a single source with positives say, another sample could.
+    """
     inside = values[~np.isnan(values)]
-    if not len(inside):
+    if not len(inside) or inside.min() == inside.max():
         return float("nan"), float("nan")
     low, high = np.quantile(inside, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

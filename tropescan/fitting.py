@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from tropescan.detector import OUTPUTS, probabilities
+from tropescan.errors import InputError
 from tropescan.fast import FastTier
 from tropescan.fastfit import fit_fast, packed
 from tropescan.fits import Encoded, Fast, Logits, keep, restored
@@ -74,7 +76,7 @@ def fit_all(corpus: Corpus, reference: dict[str, Any], kept: Path, say: Say) -> 
     """The model itself, and the outputs of the measured passages, each by models that saw no passage of its source.
 
     What is fitted goes to the folder `kept` at once, and is taken from there when the same is asked for again. Raises InputError where the
-    temporary folder has no room for the lower layers' states.
+    temporary folder has no room for the lower layers' states, and where a process was killed.
     """
     with TemporaryDirectory(prefix="tropescan-") as folder:
         every = (-1, *range(FOLDS))  # the longest first
@@ -98,9 +100,13 @@ def fit_all(corpus: Corpus, reference: dict[str, Any], kept: Path, say: Say) -> 
         try:
             for done in as_completed(jobs):
                 done.result()
-        except BaseException:
+        except BaseException as error:
             for process in multiprocessing.active_children():  # nobody waits an hour for a run that is lost
                 process.terminate()
+            if isinstance(error, BrokenProcessPool):
+                raise InputError(
+                    "a process that tuned the encoder was killed, most likely for want of memory: the same command goes on where it was"
+                ) from None
             raise
         finally:
             pool.shutdown(wait=False, cancel_futures=True)

@@ -31,23 +31,22 @@ def resolve(rows: list[dict[str, Any]], roots: Sequence[Path], say: Say) -> list
     wanted: dict[tuple[str, str], set[str]] = defaultdict(set)
     for row in rows:
         wanted[str(row["corpus"]), str(row["shard"])].add(str(row["document"]))
-    found: dict[tuple[str, str, str], str] = {}
+    found: dict[tuple[str, str, str], list[str]] = defaultdict(list)  # several, where a shard tells an id twice
     for (corpus, shard), ids in sorted(wanted.items()):
         path = _shard(roots, corpus, shard)
         for document, text in zip(*_columns(path, ("id", "text")), strict=True) if path else ():
             if str(document) in ids:
-                found[corpus, shard, str(document)] = text or ""
+                found[corpus, shard, str(document)].append(text or "")
     resolved: list[dict[str, Any]] = []
     lost: Counter[str] = Counter()
     for row in rows:
-        whole = found.get((str(row["corpus"]), str(row["shard"]), str(row["document"])))
-        text = (whole or "")[row["start_char"] : row["end_char"]]
-        if whole is None:
-            lost["its shard or document is not there"] += 1
-        elif hashlib.sha256(text.encode()).hexdigest() != row["sha256"]:
-            lost["its text is another now"] += 1
+        wholes = found.get((str(row["corpus"]), str(row["shard"]), str(row["document"])), [])
+        texts = [whole[row["start_char"] : row["end_char"]] for whole in wholes]
+        right = [text for text in texts if hashlib.sha256(text.encode()).hexdigest() == row["sha256"]]
+        if right:
+            resolved.append({**row, "text": right[0]})
         else:
-            resolved.append({**row, "text": text})
+            lost["its text is another now" if wholes else "its shard or document is not there"] += 1
     why = "".join(f"; {n} could not be: {reason}" for reason, n in sorted(lost.items()))
     say(f"{len(resolved)} of {len(rows)} pointers resolved against {', '.join(map(str, roots))}{why}")
     return resolved

@@ -53,6 +53,8 @@ def calibrate(logits: Logits, positive: Ints, passed: np.ndarray) -> tuple[dict[
     by_fast = _platt({"fast": SCALED}, logits, positive, passed)
     score = by_fast.score(logits.fast)
     floor = float(np.quantile(score[(positive == 1) & passed], 1 - FAST_RECALL))
+    if positive[passed & (score >= floor)].all():  # a fast tier as good as that leaves nothing to tell apart
+        floor = 0.0
     seen = passed & (score >= floor)
     full = _platt({"fast": (OUTPUTS[POSITIVE],), "encoder": SCALED}, logits, positive, seen)
     every = np.where(seen, full.score(logits.fast, logits.encoder), 0.0)
@@ -142,7 +144,12 @@ def train(
             "hit_floor": 0.05,
             "passage": {"target": cutting.TARGET, "reach": cutting.REACH},
             "outputs": list(OUTPUTS),
-            "training_sources": sorted({source_key(p.source) for p in [*passages, *extra, *pairs]}),
+            "training_sources": sorted(
+                {
+                    *(source_key(p.source) for p in [*passages, *extra, *pairs]),
+                    *(source_key(source) for _, source in [*refused, *unlabelled]),
+                }
+            ),
         },
         gate=gate,
         fast=fast.tier,
@@ -206,10 +213,8 @@ def _check(passages: list[Passage], positive: Ints, passed: np.ndarray, folder: 
     require_encoder("torch")
     if len({p.source for p in passages}) < FOLDS:
         raise LabelError(f"the labels are of fewer than {FOLDS} sources: each fold leaves out at least one")
-    if not passed[positive == 1].any() or positive.all():
-        raise LabelError(
-            "the labels need passages that are positive and pass the gate, and passages that are not positive"
-        )
+    if not positive[passed].any() or positive[passed].all():
+        raise LabelError("the labels need passages that pass the gate and are positive, and such that are not")
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

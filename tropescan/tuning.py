@@ -184,7 +184,7 @@ class Bench:
         """
         heads, tuned = self._restored(first)
         rng = np.random.default_rng(seed)
-        batches = self._shuffled(rows[turns(share, 1, rng)[0]], rng)
+        batches = self._shuffled(rows[turns(share, EPOCHS + 1, rng)[EPOCHS]], rng)  # the turn after those of `fit`
         numbers = rng.permutation(np.unique(scene[scene >= 0]))
         batches += [np.flatnonzero(np.isin(scene, some)).tolist() for some in _batches(numbers, SCENES)]
         epochs = [[batches[i] for i in rng.permutation(len(batches))]]

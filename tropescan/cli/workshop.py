@@ -30,8 +30,9 @@ def train(given: argparse.Namespace) -> int:
         gate = persistence.find("evil-ai") / "gate.txt" if not given.gate else gate
     try:
         terms = gate.read_text()
-    except OSError as error:
-        raise ModelError(f"the gate's terms {gate} cannot be read: {error.strerror}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "no UTF-8"
+        raise ModelError(f"the gate's terms {gate} cannot be read: {why}") from None
     passes = partial(passing, terms)
     reports = fit(
         corpus.load(given.labels, given.texts, _say),

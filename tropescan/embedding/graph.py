@@ -15,7 +15,7 @@ import orjson
 from tropescan.embedding.deltas import base, widened
 from tropescan.errors import DamagedModel, ModelError
 
-PAD = 0
+PAD = -1  # no token: a text may hold "[PAD]" itself
 _BERT = {"model_type": "bert", "hidden_act": "gelu", "position_embedding_type": "absolute"}
 
 
@@ -50,7 +50,8 @@ class _Bert:
         op = self._op
         ids = op.parameter([1, -1], np.int64, name="ids")
         length = op.gather(op.shape_of(ids), self._ints(1), op.constant(np.int64(0)))
-        words = op.gather(self._weight("embeddings.word_embeddings.weight"), ids, op.constant(np.int64(0)))
+        known = op.maximum(ids, op.constant(np.int64(0)))
+        words = op.gather(self._weight("embeddings.word_embeddings.weight"), known, op.constant(np.int64(0)))
         # one sequence: the type is always the first, and its embedding part of the places'
         kinds = self._array("embeddings.token_type_embeddings.weight")[0]
         places = op.constant(self._array("embeddings.position_embeddings.weight") + kinds)

@@ -58,9 +58,11 @@ def calibration_error(positive: Ints, score: Floats, bins: int = 15) -> float:
 
 
 def reliability(positive: Ints, score: Floats, bins: int = 15) -> list[tuple[float, float, int]]:
-    """Equally filled bins in the order of the score: mean score, share of positives, passages."""
+    """Equally filled bins in the order of the score: mean score, share of positives, passages. Passages of one score count alike, whatever their order."""
+    tied = np.unique(score, return_inverse=True)[1]
+    share = (np.bincount(tied, positive) / np.bincount(tied))[tied]
     parts = [p for p in np.array_split(np.argsort(score, kind="stable"), bins) if len(p)]
-    return [(float(score[p].mean()), float(positive[p].mean()), len(p)) for p in parts]
+    return [(float(score[p].mean()), float(share[p].mean()), len(p)) for p in parts]
 
 
 def curve(positive: Ints, score: Floats) -> list[tuple[float, float]]:
@@ -76,7 +78,7 @@ def curve(positive: Ints, score: Floats) -> list[tuple[float, float]]:
 def bootstrap(sources: list[str], statistic: Callable[[Ints], float]) -> Estimate:
     """A statistic of passage indices with its 95 % percentile interval over resampled sources (whole sources are drawn, seed fixed).
 
-    No interval from a single source: every resample would be that source again, and its interval one point.
+    No interval from a single source, nor where all resamples agree: it would be one point.
     """
     name, member = np.unique(np.array(sources), return_inverse=True)
     if len(name) < 2:
@@ -91,7 +93,8 @@ def bootstrap(sources: list[str], statistic: Callable[[Ints], float]) -> Estimat
 
 
 def ratio(sources: list[str], part: Ints, whole: Ints) -> Estimate:
-    """sum(part) / sum(whole) over passages (n,) with its interval over sources; no interval from a single source, no value where whole is 0."""
+    """sum(part) / sum(whole) over passages (n,) with its interval over sources; no value where whole is 0, no interval where a single source has any of
+    it, or where all resamples agree."""
     if not whole.sum():
         return float("nan"), float("nan"), float("nan")
     value = float(part.sum() / whole.sum())
@@ -99,6 +102,8 @@ def ratio(sources: list[str], part: Ints, whole: Ints) -> Estimate:
     if len(name) < 2:
         return value, float("nan"), float("nan")
     parts, wholes = np.bincount(member, part), np.bincount(member, whole)
+    if np.count_nonzero(wholes) < 2:
+        return value, float("nan"), float("nan")
     drawn = np.random.default_rng(0).integers(0, len(name), (RESAMPLES, len(name)))
     over, under = parts[drawn].sum(1), wholes[drawn].sum(1)
     return (value, *confidence(np.where(under > 0, over / np.maximum(under, 1), np.nan)))
@@ -118,7 +123,8 @@ def best_threshold(positive: Ints, score: Floats, slack: float = 0.0) -> float:
 def choose_thresholds(positive: Ints, score: Floats, sources: list[str]) -> dict[str, Any]:
     """Thresholds for the best F1 less SLACK (the default), for precision 0.8 and 0.9 and for recall 0.95, with 95 % intervals over sources.
 
-    The ends `low` and `high` are None where there is no interval (a single source).
+    The ends `low` and `high` are None where there is no interval. Where the tiers refuse more than 5 % of the positives (score 0) no
+    threshold has recall 0.95, and there is none of that name.
     """
 
     def end(t: float) -> float | None:
@@ -132,11 +138,13 @@ def choose_thresholds(positive: Ints, score: Floats, sources: list[str]) -> dict
         "precision_0.8": lambda i: finite(recall_at(positive[i], score[i], 0.8)[1]),
         "precision_0.9": lambda i: finite(recall_at(positive[i], score[i], 0.9)[1]),
         "recall_0.95": lambda i: (
-            float(np.quantile(score[i][positive[i] == 1], 0.05)) if positive[i].any() else float("nan")
+            float(np.quantile(score[i][positive[i] == 1], 0.05, method="lower")) if positive[i].any() else float("nan")
         ),
     }
     chosen = {}
     for name, rule in rules.items():
         value, low, high = bootstrap(sources, rule)
+        if name == "recall_0.95" and value <= 0:
+            continue
         chosen[name] = {"threshold": round(value, 4), "low": end(low), "high": end(high)}
     return chosen

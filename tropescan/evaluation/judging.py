@@ -37,7 +37,8 @@ class Judged:
 def judge(model: Model, passages: list[Passage], depth: str) -> Judged:
     """Each passage as a document of its own; what no tier let through counts as 0 (it cannot be flagged).
 
-    An out-of-source line stands for a passage whose id and text are those that were judged. Raises ModelError, DamagedModel.
+    An out-of-source line stands for a passage whose id and text are those that were judged, whole: a scan cuts one of more than some 1,500 bytes, and
+    its strongest part may score otherwise. Raises ModelError, DamagedModel.
     """
     held = out_of_source(model)
     given = {"fast": held.fast, "full": held.full}

@@ -46,7 +46,8 @@ Made by `{command}`.
 - Model `{found.model.name}`, fingerprint `{found.model.fingerprint}`.
 - {first.passages:,} labelled passages of {first.sources:,} sources, {first.positives:,} of them positive (intensity 3 or 4).
 - {found.provenance}
-- Estimates have their 95 % intervals in brackets, by bootstrap over sources (whole sources are drawn). A single source has none.
+- Estimates have their 95 % intervals in brackets, by bootstrap over sources (whole sources are drawn). A single source
+  has none, nor has what no draw changes; over few sources they are too narrow.
 - Readers' agreement is consistency, not truth. The share of positives is that of the labels, not of the web: precision, F1 and average
   precision hold for passages drawn as these were.
 {_baseline_note(found)}
