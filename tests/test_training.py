@@ -109,6 +109,23 @@ def test_train_twice_cut_off_once_and_evaluate(labels: Path, tmp_path: Path, tro
     assert "average precision" in shown and "are measured by models that saw none of their source" in shown
 
 
+def test_a_worker_that_is_killed_ends_the_training_in_one_line(labels: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tropescan", "train", "--labels", str(labels), "--out", str(tmp_path / "model")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as run:
+        assert run.stderr
+        for line in run.stderr:
+            if "tuning the encoder on" in line:
+                break
+        children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+        # the first child of a pool that spawns keeps track of shared memory
+        workers = [int(c) for c in children if "spawn_main" in Path(f"/proc/{c}/cmdline").read_text()]
+        os.kill(workers[0], signal.SIGKILL)
+        rest = run.stderr.read()
+    assert run.returncode == 2, rest
+    assert rest.splitlines()[-1].startswith("tropescan: a process that tuned the encoder was killed"), rest
+    assert "Traceback" not in rest
+
+
 def test_calibration_where_the_fast_tier_tells_all_apart() -> None:
     positive = np.arange(60) % 2
     logits = np.random.default_rng(0).normal(6.0 * positive[:, None] - 3, 0.1, (60, len(OUTPUTS)))
