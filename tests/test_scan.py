@@ -179,6 +179,31 @@ def test_a_limit_leaves_shards_partial_until_the_whole_scan(tmp_path: Path, trop
     ]
 
 
+@pytest.mark.parametrize("into", ["--db", "--parts"])
+def test_a_unit_that_failed_costs_no_other_that_is_still_to_come(tmp_path: Path, tropescan: Run, into: str) -> None:
+    shard = tmp_path / "a.parquet"
+    with pq.ParquetWriter(
+        shard, pa.schema([("text", pa.string())]), use_dictionary=False, compression="zstd", write_page_checksum=True
+    ) as out:
+        out.write_table(pa.table({"text": [f"{i} " + PLAIN * 90_000 for i in range(34)]}))  # a unit of its own
+        out.write_table(pa.table({"text": [EVIL, PLAIN]}))
+    torn = bytearray(shard.read_bytes())
+    torn[2000] ^= 0xFF
+    shard.write_bytes(torn)
+    scan = ("scan", shard, into, tmp_path / "x", "--depth", "fast", "--workers", "1", "--json")
+    limited = tropescan(*scan, "--limit", 1)  # the other unit lies beyond the limit: as if the run had been stopped before it
+    assert limited.returncode == 22 and json.loads(limited.stdout)["documents"] == 0
+    whole = tropescan(*scan)
+    assert whole.returncode == 22 and json.loads(whole.stdout)["documents"] == 2, whole.stderr
+    assert json.loads(whole.stdout)["failed"] == {str(shard): "DamagedShard"} and whole.stderr == ""
+    os.utime(shard, (1, 1))  # touched, not changed: what failed is tried again on demand alone
+    for _ in range(2):
+        told = json.loads(tropescan(*scan).stdout)
+        assert (told["done_before"], told["failed_before"], len(told["failed"]), told["scanned"]) == (0, 1, 1, 0)
+    again = tropescan(*scan, "--retry-failed")
+    assert again.returncode == 22 and "a.parquet" in again.stderr and json.loads(again.stdout)["failed_before"] == 0
+
+
 def test_a_full_disk_is_told_and_the_run_goes_on_later(tmp_path: Path, tropescan: Run) -> None:
     db = tmp_path / "x.duckdb"
     for i in range(30):

@@ -94,6 +94,7 @@ class Schedule:
     model: str
     audit: float
     limit: int | None
+    retry_failed: bool
     summary: Summary
     watcher: Watcher
     pending: deque[Task] = field(default_factory=deque)
@@ -139,7 +140,9 @@ class Schedule:
         self.entries.append(Entry(shard, self.model, file, plan, self.audit))
         if file.path in self.known and self.known[file.path]["shard"] != shard:
             del self.known[file.path]  # its rows went with the registration: a copy elsewhere is scanned anew
-        units = [u for u in plan.units if not before or not self._settled(before["units"].get(u.index))]
+        units = [u for u in plan.units if not before or not self.settled(before["units"].get(u.index))]
+        if before and before["status"] == "failed" and not self.retry_failed:
+            self.summary.failed[file.path] = before["kind"]
         self.left[shard] = len(units)
         rows = max(1, plan.rows)
         self.done_bytes += file.bytes * (len(plan.units) - len(units)) / len(plan.units)
@@ -150,11 +153,16 @@ class Schedule:
                 self.left[shard] -= 1
         if not self.left[shard]:
             self.finished += 1
-            self.summary.done_before += 1
+            failed = file.path in self.summary.failed
+            self.summary.failed_before += failed
+            self.summary.done_before += not failed
 
-    def _settled(self, unit: tuple[str, int] | None) -> bool:
+    def settled(self, unit: tuple[str, int] | None) -> bool:
+        """Whether a unit stored with this status and as many rows (None: it is not stored) is left as it is."""
         return unit is not None and (
-            unit[0] == "done" or (unit[0] == "limited" and self.limit is not None and unit[1] >= self.limit)
+            unit[0] == "done"
+            or (unit[0] == "failed" and not self.retry_failed)
+            or (unit[0] == "limited" and self.limit is not None and unit[1] >= self.limit)
         )
 
     def unreadable(self, task: Task, kind: str, error: str) -> None:
@@ -246,11 +254,11 @@ def schedule(
     share = float(model.config["audit"] if audit is None else audit)
     key = model.key(depth)
     sink.register_model(model, depth)
-    state = Schedule(sink, key, share, limit, Summary(key, shards=len(files)), watcher)
+    state = Schedule(sink, key, share, limit, retry_failed, Summary(key, shards=len(files)), watcher)
     state.known = sink.known(key)
     state.paths = {f.path for f in files}
     for file in files:
-        _triage(state, file, retry_failed)
+        _triage(state, file)
     watcher.begin(len(files), sum(f.bytes for f in files))
     state.show()
     return state
@@ -261,16 +269,18 @@ def at_most(state: Schedule) -> int:
     return sum(1 + t.file.bytes // (16 << 20) for t in state.pending)
 
 
-def _triage(state: Schedule, file: File, retry_failed: bool) -> None:
+def _triage(state: Schedule, file: File) -> None:
     """Files that did not change since they were settled are not even opened; the others are planned."""
     before = state.known.get(file.path)
     if before and (before["bytes"], before["tag"]) == (file.bytes, file.tag) and file.tag:
         state.shards[before["shard"]] = file.path
-        settled = before["status"] == "done" or (before["status"] == "failed" and not retry_failed)
-        if settled:
-            state.summary.done_before += before["status"] != "failed"
-            state.summary.failed_before += before["status"] == "failed"
-            if before["status"] == "failed":
+        failed = before["status"] == "failed"
+        # a run may have been stopped between the unit that failed and the others
+        whole = all(state.settled(before["units"].get(i)) for i in range(before["planned"]))
+        if before["status"] == "done" or (failed and whole and not state.retry_failed):
+            state.summary.done_before += not failed
+            state.summary.failed_before += failed
+            if failed:
                 state.summary.failed[file.path] = before["kind"]
             state.done_bytes += file.bytes
             state.finished += 1
