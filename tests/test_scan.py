@@ -137,6 +137,19 @@ def test_an_unreadable_file_is_recorded_and_tried_again_on_demand(tmp_path: Path
     assert select(db, "SELECT status, count(*) FROM shards GROUP BY ALL") == [("done", 2)]
 
 
+def test_a_name_that_is_not_utf_8_costs_its_shard_alone(tmp_path: Path, tropescan: Run) -> None:
+    (tmp_path / "in").mkdir()
+    write_shard(tmp_path / "in" / "a.parquet", [EVIL])
+    shutil.copy(write_shard(tmp_path / "b.parquet", [PLAIN]), os.fsencode(tmp_path / "in") + b"/caf\xe9.parquet")
+    escaped = str(tmp_path / "in" / "caf\\udce9.parquet")
+    for into, before in (("--db", 0), ("--db", 1), ("--parts", 0), ("--parts", 1)):
+        done = tropescan("scan", tmp_path / "in", into, tmp_path / into, *FAST, "--json")
+        told = json.loads(done.stdout)
+        assert done.returncode == 23 and len(done.stderr.splitlines()) == 1 and "not UTF-8" in done.stderr
+        assert told["failed"] == {escaped: "UnreadableShard"}
+        assert (told["scanned"], told["done_before"]) == (1 - before, before)
+
+
 def test_changed_moved_and_doubled_shards(tmp_path: Path, tropescan: Run) -> None:
     db = tmp_path / "x.duckdb"
     for folder in ("one", "two"):
@@ -191,7 +204,7 @@ def test_a_unit_that_failed_costs_no_other_that_is_still_to_come(tmp_path: Path,
     torn[2000] ^= 0xFF
     shard.write_bytes(torn)
     scan = ("scan", shard, into, tmp_path / "x", "--depth", "fast", "--workers", "1", "--json")
-    limited = tropescan(*scan, "--limit", 1)  # the other unit lies beyond the limit: as if the run had been stopped before it
+    limited = tropescan(*scan, "--limit", 1)  # as if it had been stopped before the other unit
     assert limited.returncode == 22 and json.loads(limited.stdout)["documents"] == 0
     whole = tropescan(*scan)
     assert whole.returncode == 22 and json.loads(whole.stdout)["documents"] == 2, whole.stderr

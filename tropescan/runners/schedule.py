@@ -6,11 +6,11 @@ import hashlib
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from time import monotonic, perf_counter
 from typing import Any, Protocol
 
-from tropescan.errors import WorkerDied
+from tropescan.errors import UnreadableShard, WorkerDied
 from tropescan.parts import Part
 from tropescan.persistence import Model
 from tropescan.runners.orders import Message
@@ -176,8 +176,12 @@ class Schedule:
         if not same:  # where nothing says that the content changed, what was read of it before stays
             shard = "!" + hashlib.sha256(file.path.encode()).hexdigest()[:31]
             self.entries.append(Entry(shard, self.model, file, None, self.audit, (kind, error)))
-        self._failed(task.file, kind, error)
-        self.done_bytes += task.file.bytes
+        self.set_aside(file, kind, error)
+
+    def set_aside(self, file: File, kind: str, error: str) -> None:
+        """Counts a file of which nothing can be scanned."""
+        self._failed(file, kind, error)
+        self.done_bytes += file.bytes
         self.finished += 1
 
     def _failed(self, file: File, kind: str, error: str) -> None:
@@ -271,6 +275,11 @@ def at_most(state: Schedule) -> int:
 
 def _triage(state: Schedule, file: File) -> None:
     """Files that did not change since they were settled are not even opened; the others are planned."""
+    name = file.path.encode("utf-8", "backslashreplace").decode()
+    if name != file.path:  # neither an order nor a table can hold such a name
+        why = f"{name} cannot be scanned under a name that is not UTF-8: rename it"
+        state.set_aside(replace(file, path=name), UnreadableShard.__name__, why)
+        return
     before = state.known.get(file.path)
     if before and (before["bytes"], before["tag"]) == (file.bytes, file.tag) and file.tag:
         state.shards[before["shard"]] = file.path

@@ -68,7 +68,7 @@ def described(model: Model, depth: str) -> dict[str, Any]:
 
 def origin(model: str, path: str) -> str:
     """How the names of a path's parts begin, so that its parts are found among many without opening any."""
-    return hashlib.sha256(f"{model}\n{path}".encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{model}\n{path}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def name(entry: Entry, unit: Unit | None) -> str:
