@@ -54,6 +54,14 @@ def write_shard(path: Path, texts: Sequence[Any], row_group_size: int | None = N
     return path
 
 
+def latin_1_column(path: Path) -> Path:
+    """A Parquet shard as other writers may make it: beside its text a column whose name is no UTF-8, which pyarrow does not read."""
+    table = pa.table({"text": [PLAIN], "cafeX": [1]})
+    pq.write_table(table, path, store_schema=False, write_statistics=False)
+    path.write_bytes(path.read_bytes().replace(b"cafeX", b"cafe\xe9"))
+    return path
+
+
 def contents(db: Path) -> dict[str, list[Any]]:
     """All that a scan stored, less what differs between equal runs: times, and the number of the try."""
     with duckdb.connect(str(db), read_only=True) as c:

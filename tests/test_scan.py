@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import http.server
 import json
 import os
 import resource
@@ -9,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.conftest import EVIL, PLAIN, SAMPLE, contents, sample_documents, write_shard
+from tests.conftest import EVIL, PLAIN, SAMPLE, contents, latin_1_column, sample_documents, write_shard
 from tropescan.runners import schedule
 from tropescan.runners.local.run import run
 from tropescan.shards import find
@@ -135,6 +138,36 @@ def test_an_unreadable_file_is_recorded_and_tried_again_on_demand(tmp_path: Path
     again = tropescan("scan", tmp_path, "--db", db, *FAST, "--retry-failed")
     assert again.returncode == 0, again.stderr
     assert select(db, "SELECT status, count(*) FROM shards GROUP BY ALL") == [("done", 2)]
+
+
+def test_what_no_reader_foresees_costs_its_shard_alone(tmp_path: Path, tropescan: Run) -> None:
+    shards = tmp_path / "in"
+    shards.mkdir()
+    write_shard(shards / "a.parquet", [EVIL])
+    write_shard(shards / "unavailable.parquet", [PLAIN])
+    latin_1_column(shards / "column.parquet")
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None: ...
+        def do_GET(self) -> None:
+            if "unavailable" in self.path:
+                self.send_error(503, "caf\xe9")
+            else:
+                super().do_GET()
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=str(shards))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        web = [f"http://127.0.0.1:{server.server_port}/{name}.parquet" for name in ("a", "unavailable")]
+        done = tropescan("scan", shards / "column.parquet", *web, "--db", tmp_path / "x.duckdb", *FAST, "--json")
+        server.shutdown()
+    assert done.returncode == 20 and "Traceback" not in done.stderr and len(done.stderr.splitlines()) == 2
+    assert "column.parquet: UnicodeDecodeError while planning" in done.stderr and ": 503, message=" in done.stderr
+    kinds = select(tmp_path / "x.duckdb", "SELECT split_part(path, '/', -1), status, kind FROM shards ORDER BY 1")
+    assert kinds == [
+        ("a.parquet", "done", None),
+        ("column.parquet", "failed", "ShardError"),
+        ("unavailable.parquet", "failed", "ShardError"),
+    ]
 
 
 def test_a_name_that_is_not_utf_8_costs_its_shard_alone(tmp_path: Path, tropescan: Run) -> None:

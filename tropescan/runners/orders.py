@@ -15,13 +15,22 @@ Message = dict[str, Any]
 
 
 def planned(file: File, columns: Columns) -> Message:
-    """The answer to an order to plan: the shard's fingerprint, rows and units, or why there are none."""
+    """The answer to an order to plan: the shard's fingerprint, rows and units, or why there are none.
+
+    Raises TropescanError that no other shard could escape.
+    """
     try:
         made = plan(file, columns)
         units = [vars(u) for u in made.units]
         return {"say": "plan", "shard": fingerprint(file), "rows": made.rows, "units": units}
     except ShardError as error:
         return {"say": "failed", "kind": type(error).__name__, "error": str(error)}
+    except MemoryError:
+        os._exit(1)  # as if killed for memory: the shard is tried again alone
+    except TropescanError:
+        raise
+    except Exception as error:  # what a server answers, or a library makes of a file, must cost one shard
+        return {"say": "failed", "kind": ShardError.__name__, "error": _told(file, error, "planning")}
 
 
 def scanned(
@@ -40,8 +49,12 @@ def scanned(
 
 def defect(file: File, error: Exception) -> Part:
     """A part that tells of an error that should not be."""
-    told = f"{file.path}: {type(error).__name__} while scanning: {error}"
-    return Part(status="failed", kind=ShardError.__name__, error=told)
+    return Part(status="failed", kind=ShardError.__name__, error=_told(file, error, "scanning"))
+
+
+def _told(file: File, error: Exception, doing: str) -> str:
+    told = str(ShardError(f"{file.path}: {type(error).__name__} while {doing}: {error}"))
+    return told.encode("utf-8", "backslashreplace").decode()  # what a server says may be no Unicode
 
 
 def unit_of(given: Message) -> Unit:
