@@ -157,6 +157,47 @@ def test_a_limit_a_repair_and_a_new_content(tmp_path: Path, tropescan: Run) -> N
     assert store.rows("SELECT status, documents FROM shards") == [{"status": "done", "documents": 2}]
 
 
+def held(store: Store) -> list[tuple[str, str, int]]:
+    rows = store.rows("SELECT path, status, documents FROM shards ORDER BY path")
+    return [(Path(r["path"]).name, r["status"], r["documents"]) for r in rows]
+
+
+@pytest.mark.parametrize("known", [True, False])  # whether the scan knows what the path held before
+def test_what_a_path_held_before_it_became_a_copy_goes(tmp_path: Path, tropescan: Run, known: bool) -> None:
+    shards, store, parts, later = tmp_path / "in", Store(tmp_path / "x.duckdb"), tmp_path / "p", tmp_path / "later"
+    shards.mkdir()
+    a, b = write_shard(shards / "a.parquet", [PLAIN, EVIL]), write_shard(shards / "b.parquet", [EVIL] * 3)
+    assert tropescan("scan", shards, "--parts", parts, *FAST).returncode == 0
+    ingest(parts, store)
+    assert held(store) == [("a.parquet", "done", 2), ("b.parquet", "done", 3)]
+    shutil.copy(a, b)
+    given = (shards, "--parts", parts) if known else (b, "--parts", later)
+    told = json.loads(tropescan("scan", *given, *FAST).stdout)
+    assert (len(told["duplicates"]), told["documents"]) == ((1, 0) if known else (0, 2))
+    for _ in range(3):
+        ingest(parts if known else later, store)
+        assert held(store) == [("a.parquet", "done", 2)]
+        assert store.rows("SELECT DISTINCT shard FROM documents") == store.rows("SELECT shard FROM shards")
+        if not known:  # with the older parts among them, too
+            shutil.copytree(parts, later, dirs_exist_ok=True)
+    write_shard(a, [EVIL] * 5)
+    assert json.loads(tropescan("scan", shards, "--parts", parts, *FAST).stdout)["documents"] == 7
+    ingest(parts, store)
+    assert held(store) == [("a.parquet", "done", 5), ("b.parquet", "done", 2)]
+
+
+def test_a_moved_shard_has_parts_of_its_own(tmp_path: Path, tropescan: Run) -> None:
+    shards, parts, store = tmp_path / "in", tmp_path / "p", Store(tmp_path / "x.duckdb")
+    shards.mkdir()
+    old = write_shard(shards / "z.parquet", [EVIL] * 3)
+    assert tropescan("scan", shards, "--parts", parts, *FAST).returncode == 0
+    old.rename(shards / "a.parquet")
+    write_shard(old, [PLAIN] * 4)
+    assert json.loads(tropescan("scan", shards, "--parts", parts, *FAST).stdout)["scanned"] == 2
+    ingest(parts, store)
+    assert held(store) == [("a.parquet", "done", 3), ("z.parquet", "done", 4)]
+
+
 def test_a_part_is_a_parquet_file_for_everybody(parts: Path) -> None:
     tables = [pq.read_table(parts / n) for n in names(parts)]
     assert all(t.column_names == [*DOCUMENTS.names, "hits"] for t in tables)

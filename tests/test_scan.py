@@ -206,6 +206,42 @@ def test_changed_moved_and_doubled_shards(tmp_path: Path, tropescan: Run) -> Non
     ]
 
 
+def prevalence(db: Path) -> list[tuple[Any, ...]]:
+    return select(db, "SELECT split_part(path, '/', -1), status, documents FROM prevalence ORDER BY path")
+
+
+def test_a_shard_that_becomes_a_copy_of_another_loses_its_scores(tmp_path: Path, tropescan: Run) -> None:
+    shards, db = tmp_path / "in", tmp_path / "x.duckdb"
+    shards.mkdir()
+    write_shard(shards / "a.parquet", [EVIL, PLAIN])
+    write_shard(shards / "b.parquet", [EVIL] * 3)
+    (shards / "c.parquet").write_text("words")
+    assert tropescan("scan", shards, "--db", db, *FAST).returncode == 21
+    (shards / "b.parquet").rename(shards / "d.parquet")  # of which another path is to keep them
+    for copy in ("b.parquet", "c.parquet"):
+        shutil.copy(shards / "a.parquet", shards / copy)
+    done = json.loads(tropescan("scan", shards, "--db", db, *FAST, "--json").stdout)
+    assert len(done["duplicates"]) == 2 and done["failed"] == {}
+    assert prevalence(db) == [("a.parquet", "done", 2), ("d.parquet", "done", 3)]
+    assert select(db, "SELECT count(DISTINCT shard) FROM documents") == [(2,)]
+    shutil.copy(shards / "a.parquet", shards / "d.parquet")
+    assert tropescan("scan", shards, "--db", db, *FAST).returncode == 0
+    assert prevalence(db) == [("a.parquet", "done", 2)]
+    assert select(db, "SELECT count(DISTINCT shard) FROM documents") == [(1,)]
+
+
+def test_a_moved_shard_outlives_what_lies_at_its_old_path(tmp_path: Path, tropescan: Run) -> None:
+    shards, db = tmp_path / "in", tmp_path / "x.duckdb"
+    shards.mkdir()
+    old, new = write_shard(shards / "a.parquet", [EVIL, PLAIN]), shards / "b.parquet"
+    assert tropescan("scan", shards, "--db", db, "--depth", "fast").returncode == 0
+    old.rename(new)
+    old.write_bytes(new.read_bytes()[:200])
+    for _ in range(2):  # one worker plans them in the order of their names
+        assert tropescan("scan", shards, "--db", db, "--depth", "fast", "--workers", "1").returncode == 22
+        assert prevalence(db) == [("a.parquet", "failed", 0), ("b.parquet", "done", 2)]
+
+
 def test_a_limit_leaves_shards_partial_until_the_whole_scan(tmp_path: Path, tropescan: Run) -> None:
     db = tmp_path / "x.duckdb"
     write_shard(tmp_path / "a.parquet", [EVIL] * 50, row_group_size=10)

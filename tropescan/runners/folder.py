@@ -25,6 +25,8 @@ class Folder:
     A part is one file, written under a temporary name and renamed. Parts that are done stay; those of an older content of a path go.
     """
 
+    moves = False  # a part is of its path
+
     def __init__(self, path: str | Path, paths: Iterable[str] = ()) -> None:
         self.path, self._paths = Path(path), list(paths)
         self._model: dict[str, Any] = {}
@@ -62,8 +64,11 @@ class Folder:
     def commit(self, parts: list[_Scored], entries: list[Entry] | None = None) -> None:
         """Writes parts. Raises StoreError, NoSpace."""
         for entry in entries or []:
-            self._entries[entry.shard] = entry
             self._forget_others(entry)
+            if entry.elsewhere and entry.plan:  # a part without rows tells `ingest` that the older content went
+                self._write(entry, entry.plan.units[0], Part(status="limited"))
+                continue
+            self._entries[entry.shard] = entry
             if entry.plan is None:
                 self._write(entry, None, Part(status="failed"))
         for shard, _, unit, part in parts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -42,8 +42,8 @@ def ingest(
     """Commits the parts of a folder. `only`: those whose names begin so (score_parts.origin). `note` is told of each damaged part.
 
     A unit that is stored as done stays; of two scans of a unit that is not done, and of two contents of a path, the newer counts; what could be
-    read counts over what could not. A copy of a shard counts once, under the path that came first. The parts stay where they are. Raises
-    NoSuchPath, NoShards, StoreError.
+    read counts over what could not. A copy of a shard counts once, under the path that came first; what its own path held before goes. The parts
+    stay where they are. Raises NoSuchPath, NoShards, StoreError.
     """
     files = [n for n in names(Path(folder)) if only is None or n.split("-")[0] in only]
     if not files and only is None:
@@ -56,30 +56,32 @@ def ingest(
 
 
 class _Known:
-    """What the database holds of one model: the shard of each path, when it was scanned, and its units."""
+    """What the database holds of one model: the shard of each path, when it was scanned, and its units; and which paths hold copies."""
 
     def __init__(self, store: Store, model: str) -> None:
         self.shard: dict[str, str] = {}  # by path
-        self.at: dict[str, datetime] = {}  # by shard: its newest unit
+        self.copies: dict[str, str] = {}  # by path: the shard there, which counts under another
+        self.at: dict[str, datetime] = {}  # by path: the newest unit found there
         self.units: dict[tuple[str, int], tuple[str, datetime]] = {}
         self.shards: set[str] = set()
         if not store.path.is_file():
             return
-        for row in store.rows("SELECT path, shard FROM files WHERE model = ?", [model]):
-            self.shard[row["path"]] = row["shard"]
+        for row in store.rows("SELECT path, shard, scanned_at FROM shards WHERE model = ?", [model]):
+            self.shard[row["path"]], self.at[row["path"]] = row["shard"], row["scanned_at"] or _NEVER
         for row in store.rows("SELECT shard, unit, status, scanned_at FROM units WHERE model = ?", [model]):
-            self.arrived(row["shard"], row["unit"], row["status"], row["scanned_at"])
+            self.units[row["shard"], row["unit"]] = (row["status"], row["scanned_at"])
         self.shards = set(self.shard.values())
 
-    def arrived(self, shard: str, unit: int, status: str, at: datetime) -> None:
-        self.units[shard, unit] = (status, at)
-        self.at[shard] = max(at, self.at.get(shard, _NEVER))
+    def there(self, path: str) -> str | None:
+        """The shard that was found at a path last, whether it counts there or elsewhere."""
+        return self.copies.get(path, self.shard.get(path))
 
     def verdict(self, head: Head) -> str:
         """take, before or superseded."""
-        shard, there = head.entry.shard, self.shard.get(head.entry.file.path)
+        shard, path = head.entry.shard, head.entry.file.path
+        there = self.there(path)
         read_before = there is not None and there != shard and not there.startswith("!")
-        if read_before and (head.unit is None or (head.at, shard) < (self.at.get(there or "", _NEVER), there)):
+        if read_before and (head.unit is None or (head.at, shard) < (self.at.get(path, _NEVER), there)):
             return "superseded"
         if head.unit is None:
             return "before" if there == shard else "take"
@@ -93,14 +95,21 @@ class _Known:
     def replaces(self, entry: Entry) -> bool:
         return self.shard.get(entry.file.path, entry.shard) != entry.shard
 
-    def registered(self, entry: Entry) -> None:
-        gone = self.shard.get(entry.file.path, entry.shard)
-        self.shard[entry.file.path] = entry.shard
-        self.shards.add(entry.shard)
-        if gone != entry.shard:
+    def registered(self, entry: Entry, at: datetime) -> None:
+        path, shard = entry.file.path, entry.shard
+        if self.replaces(entry):
+            gone = self.shard.pop(path)
             self.shards.discard(gone)
-            self.at.pop(gone, None)
             self.units = {k: v for k, v in self.units.items() if k[0] != gone}
+        self.at[path] = max(at, self.at.get(path, _NEVER))
+        self.copies.pop(path, None)
+        (self.copies if entry.elsewhere else self.shard)[path] = shard
+        self.shards.add(shard)
+
+    def arrived(self, head: Head, unit: Unit) -> None:
+        path = head.entry.file.path
+        self.units[head.entry.shard, unit.index] = (head.status, head.at)
+        self.at[path] = max(head.at, self.at.get(path, _NEVER))
 
 
 class _Intake:
@@ -137,18 +146,22 @@ class _Intake:
         head = score_parts.read_head(self._folder / file)
         entry, known = head.entry, self._of(head)
         verdict = known.verdict(head)
+        part = score_parts.read(self._folder / file)[1] if head.unit and verdict == "take" else None
+        new = entry.shard not in known.shards
+        if verdict != "superseded" and (new or known.there(entry.file.path) != entry.shard):
+            entry = replace(entry, elsewhere=not new)
+            gone = known.replaces(entry)
+            if gone:
+                self._flush()  # what waits for the older content must be there before it goes
+                self.replaced = True
+            known.registered(entry, head.at)
+            if new or gone:
+                self._entries.append(entry)
         if verdict != "take":
             self._fate.setdefault(file, verdict)
             return
-        part = score_parts.read(self._folder / file)[1] if head.unit else None
-        if entry.shard not in known.shards or part is None:
-            if known.replaces(entry):
-                self._flush()  # what waits for the older content must be there before it goes
-                self.replaced = True
-            known.registered(entry)
-            self._entries.append(entry)
         if part is not None and head.unit is not None:
-            known.arrived(entry.shard, head.unit.index, head.status, head.at)
+            known.arrived(head, head.unit)
             self._parts.append((entry.shard, entry.model, head.unit, part))
             self._bytes += part.documents.nbytes + part.passages.nbytes
             self._done.documents += part.counters["rows"]

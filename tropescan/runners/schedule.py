@@ -62,7 +62,9 @@ class Watcher(Protocol):
 
 
 class Sink(Protocol):
-    """Where parts go: a database (store.Store), or a folder (runners.folder.Folder)."""
+    """Where parts go: a database (store.Store), or a folder (runners.folder.Folder). `moves`: what it holds of a shard follows it to another path."""
+
+    moves: bool
 
     def register_model(self, model: Model, depth: str) -> None: ...
     def known(self, model: str) -> dict[str, dict[str, Any]]: ...
@@ -128,18 +130,23 @@ class Schedule:
         """Registers a shard and queues the units that are left of it."""
         shard, file = message["shard"], task.file
         plan = Plan(message["rows"], tuple(Unit(**{**u, "groups": tuple(u["groups"])}) for u in message["units"]))
+        other = file.path in self.known and self.known[file.path]["shard"] != shard
+        if other:
+            del self.known[file.path]  # what is stored of it goes with the entry: a copy elsewhere is scanned anew
         twin = self.shards.get(shard)
         if twin is not None and twin != file.path and twin in self.paths:
+            if other:
+                self.entries.append(Entry(shard, self.model, file, plan, self.audit, elsewhere=True))
             self.summary.duplicates[file.path] = twin
             self.watcher.note(f"{file.path} holds the same bytes as {twin}: counted once")
             self.done_bytes += file.bytes
             self.finished += 1
             return
-        before = next((k for k in self.known.values() if k["shard"] == shard), None)
+        before = self.known.get(file.path)
+        if before is None and self.sink.moves:
+            before = next((k for k in self.known.values() if k["shard"] == shard), None)
         self.shards[shard] = file.path
         self.entries.append(Entry(shard, self.model, file, plan, self.audit))
-        if file.path in self.known and self.known[file.path]["shard"] != shard:
-            del self.known[file.path]  # its rows went with the registration: a copy elsewhere is scanned anew
         units = [u for u in plan.units if not before or not self.settled(before["units"].get(u.index))]
         if before and before["status"] == "failed" and not self.retry_failed:
             self.summary.failed[file.path] = before["kind"]
@@ -174,6 +181,7 @@ class Schedule:
             and (before["bytes"], before["tag"]) == (file.bytes, file.tag)
         )
         if not same:  # where nothing says that the content changed, what was read of it before stays
+            self.known.pop(file.path, None)
             shard = "!" + hashlib.sha256(file.path.encode()).hexdigest()[:31]
             self.entries.append(Entry(shard, self.model, file, None, self.audit, (kind, error)))
         self.set_aside(file, kind, error)

@@ -31,7 +31,10 @@ from tropescan.store.tables import TABLES, VIEWS
 
 @dataclass(frozen=True)
 class Entry:
-    """A shard to note: what identifies it, where it lies, its plan (None where it could not be planned: then `error` is class and message)."""
+    """A shard to note: what identifies it, where it lies, its plan (None where it could not be planned: then `error` is class and message).
+
+    `elsewhere`: it counts under another path already, and nothing is noted but that this path holds no other content any more.
+    """
 
     shard: str
     model: str
@@ -39,10 +42,13 @@ class Entry:
     plan: Plan | None
     audit: float
     error: tuple[str, str] | None = None
+    elsewhere: bool = False
 
 
 class Store:
     """A tropescan database. `wait` is how long, in seconds, to wait for another process to let go of it. Raises StoreError."""
+
+    moves = True  # what is stored of a shard follows it to another path
 
     def __init__(self, path: str | Path, wait: float = 30.0) -> None:
         self.path, self.wait = Path(path), wait
@@ -215,6 +221,8 @@ def _register(c: duckdb.DuckDBPyConnection, e: Entry) -> None:
     for (gone,) in c.execute("SELECT shard FROM files WHERE path = ? AND model = ? AND shard <> ?", here).fetchall():
         for table in ("documents", "passages", "units", "files"):
             c.execute(f'DELETE FROM "{table}" WHERE shard = ? AND model = ?', [gone, e.model])
+    if e.elsewhere:
+        return
     c.execute("DELETE FROM files WHERE shard = ? AND model = ?", [e.shard, e.model])
     rows, units = (e.plan.rows if e.plan.rows >= 0 else None, len(e.plan.units)) if e.plan else (None, 0)
     c.execute(

@@ -82,6 +82,8 @@ def run(
 class _Committer:
     """Commits to the store and then removes the parts that carried the scores."""
 
+    moves = True
+
     def __init__(self, store: Store, folder: Folder, paths: list[str], note: Callable[[str], None]) -> None:
         self._store, self._folder, self._paths, self._note = store, folder, paths, note
 
@@ -97,7 +99,8 @@ class _Committer:
 
     def commit(self, parts: list[Scored], entries: list[Entry] | None = None) -> None:
         for entry in entries or []:
-            self._folder.note(entry)
+            if not entry.elsewhere:
+                self._folder.note(entry)
         self._store.commit(parts, entries)
         for shard, _, unit, _ in parts:
             self._folder.discard(shard, unit)
