@@ -24,6 +24,23 @@ def test_wilson_is_that_of_scipy(kn: tuple[int, int]) -> None:
     assert prevalence.wilson(k, n) == pytest.approx((theirs.low, theirs.high), abs=1e-4)
 
 
+def test_the_total_claims_no_more_than_its_documents_or_its_shards_show(
+    tmp_path: Path, tropescan: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    for name, texts in {"none": ([PLAIN] * 10, [f"1 {PLAIN}"] * 10), "far": ([EVIL] * 10, [PLAIN] * 10)}.items():
+        (tmp_path / name).mkdir()
+        for i, one in enumerate(texts):
+            write_shard(tmp_path / name / f"{i}.parquet", one)
+        db = tmp_path / f"{name}.duckdb"
+        assert tropescan("scan", tmp_path / name, "--db", db, "--depth", "fast").returncode == 0
+    none, far = (prevalence.measure(Store(tmp_path / f"{name}.duckdb")) for name in ("none", "far"))
+    # no shard has any: the bootstrap over shards knows nothing, 20 documents without any do
+    assert (none.total.low, none.total.high) == prevalence.wilson(0, 20)
+    assert "0.00 % to 16.11 %" in tropescan("prevalence", "--db", tmp_path / "none.duckdb").stdout
+    # one has it in all, one in none: so may the next
+    assert (far.total.flagged, far.total.low, far.total.high) == (10, 0.0, 1.0)
+
+
 def test_depth_lean_says_what_it_leaves_out(
     tmp_path: Path, tropescan: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:

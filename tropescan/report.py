@@ -74,7 +74,7 @@ def prevalence_note(found: Prevalence) -> str:
             "Depth lean scores what may reach the model's default threshold: below that, and in 'expected', much is missing that depth full finds."
         )
     lines.append(
-        "Intervals: a shard's covers other documents of the same origin (Wilson), the total's covers other shards (bootstrap); "
+        "Intervals: a shard's covers other documents of the same origin (Wilson), the total's other shards, too (and bootstrap); "
         "neither covers the detector's errors. 'expected' sums the scores; they are calibrated on a sample enriched in the trope."
     )
     return "\n".join(lines)
