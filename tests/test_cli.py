@@ -94,6 +94,28 @@ def test_prevalence_in_three_forms(db: Path, tropescan: Run) -> None:
     assert none["total"]["flagged"] == 0 and none["total"]["prevalence"] == 0.0
 
 
+def test_names_are_printed_as_they_are(tmp_path: Path, tropescan: Run) -> None:
+    folder, db, named = tmp_path / "in", tmp_path / "x.duckdb", ("a[/x].parquet", "wiki[en].parquet", ":cat:.parquet")
+    (folder / "a[").mkdir(parents=True)
+    for name in named:
+        write_shard(folder / name, [f"{name} {EVIL}", f"{name} {PLAIN}"])
+    (folder / "[red]:dog:.parquet").write_text("words")  # a warning, and a line of status
+    done = tropescan("scan", folder, "--db", db, "--depth", "fast")
+    assert "/[red]:dog:.parquet is not" in done.stderr
+    rule = "score >= 0.1 AND id <> '[b]:fox:'"
+    select = ["filter", folder, "--db", db, "--where", rule, "--unscanned", "keep"]
+    for verb in (
+        ["prevalence", "--db", db],
+        ["passages", "--db", db, "--threshold", "0.1"],
+        [*select, "--out", tmp_path / "out"],
+        [*select, "--dry-run"],
+    ):
+        done = tropescan(*verb)
+        assert done.returncode == 0 and all(name in done.stdout for name in named), done
+        assert verb[0] != "filter" or rule in done.stdout
+    assert "/[red]:dog:.parquet (" in tropescan("status", "--db", db).stdout
+
+
 def test_passages_are_read_back_from_their_shards(db: Path, tropescan: Run) -> None:
     rows = [
         json.loads(line)

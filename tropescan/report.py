@@ -16,10 +16,10 @@ from tropescan.prevalence import Prevalence, Row
 
 
 def console(file: IO[str] | None = None) -> Console:
-    """The console to print to; a pipe or a file gets 160 columns, no colour and no control codes."""
+    """The console to print to; a pipe or a file gets 160 columns, no colour and no control codes. Names and rules are printed as they are: no markup."""
     stream = file or sys.stdout
     width = None if stream.isatty() else 160
-    return Console(file=stream, width=width, highlight=False, soft_wrap=False)
+    return Console(file=stream, width=width, highlight=False, markup=False, emoji=False, soft_wrap=False)
 
 
 def share(value: float | None) -> str:
@@ -151,11 +151,11 @@ class Display:
         elif not self._quiet and time.monotonic() - self._last >= self.EVERY:
             self._last = time.monotonic()
             left = (self._bytes - done_bytes) * seconds / max(1.0, done_bytes - self._start)
-            self._out.print(f"{line}, {_clock(left)} left", markup=False)
+            self._out.print(f"{line}, {_clock(left)} left")
 
     def note(self, line: str) -> None:
         """See runners.schedule.Watcher."""
-        self._out.print(f"warning: {line}", markup=False, soft_wrap=True)
+        self._out.print(f"warning: {line}", soft_wrap=True)
 
     def end(self) -> None:
         """Takes the bar away."""

@@ -40,21 +40,18 @@ def status(given: argparse.Namespace) -> int:
     out = console()
     for t in totals:
         out.print(
-            f"{t['model']}: {t['shards']} shards = {t['done']} done + {t['partial']} partial + {t['failed']} failed + {t['pending']} pending",
-            markup=False,
+            f"{t['model']}: {t['shards']} shards = {t['done']} done + {t['partial']} partial + {t['failed']} failed + {t['pending']} pending"
         )
         for name in ("documents", *[c for c in COUNTERS if c != "rows"]):
-            out.print(f"  {name.replace('_', ' ')}: {t[name]:,}", markup=False)
+            out.print(f"  {name.replace('_', ' ')}: {t[name]:,}")
     for t in twins:
         out.print(
-            f"{t['model']}: {t['documents']} kept documents share an id with another of their shard; they are told apart by row",
-            markup=False,
+            f"{t['model']}: {t['documents']} kept documents share an id with another of their shard; they are told apart by row"
         )
     for s in left:
         of = "" if s["rows"] is None else f" of {s['rows']:,}"
         out.print(
             f"{s['status']}: {s['path']} ({s['documents']:,}{of} documents read) {s['error'] or ''}",
-            markup=False,
             soft_wrap=True,
         )
     return 0
@@ -71,7 +68,7 @@ def prevalence(given: argparse.Namespace) -> int:
     else:
         out = console()
         out.print(prevalence_table(found, short_names([r.path or "" for r in found.shards]), out.width))
-        out.print(prevalence_note(found), markup=False)
+        out.print(prevalence_note(found))
     return 0
 
 
@@ -107,10 +104,9 @@ def passages(given: argparse.Namespace) -> int:
                 ).decode()
             )
             continue
-        out.print(f"[bold]{r['score']:.4f}[/]  intensity {r['intensity']:.1f}  {r['frame']}  ", end="")
-        out.print(
-            f"{names[r['path']]} row {r['row']} id {r['id']} characters {r['start_char']}-{r['end_char']}", markup=False
-        )
+        out.print(f"{r['score']:.4f}", style="bold", end="")
+        out.print(f"  intensity {r['intensity']:.1f}  {r['frame']}  ", end="")
+        out.print(f"{names[r['path']]} row {r['row']} id {r['id']} characters {r['start_char']}-{r['end_char']}")
         out.print(passage_text(text.strip()))
         out.print()
     if not found and not given.json:

@@ -40,16 +40,11 @@ def explain(given: argparse.Namespace) -> int:
         return 0
     out = console()
     best = "null (no passage reached the last tier)" if scores["score"] is None else f"{scores['score']:.4f}"
-    out.print(
-        f"{scanner.key}: document score {best}, {len(found)} passages, threshold {scanner.threshold:g}", markup=False
-    )
+    out.print(f"{scanner.key}: document score {best}, {len(found)} passages, threshold {scanner.threshold:g}")
     for p in found:
-        out.print(
-            f"\npassage {p['passage']}, characters {p['start_char']}-{p['end_char']}: {_verdict(p)}",
-            markup=False,
-        )
+        out.print(f"\npassage {p['passage']}, characters {p['start_char']}-{p['end_char']}: {_verdict(p)}")
         if p["terms"]:
-            out.print("gate: " + ", ".join(sorted({t for _, _, t in p["terms"]})), markup=False)
+            out.print("gate: " + ", ".join(sorted({t for _, _, t in p["terms"]})))
         marks = [(max(0, a - p["start_char"]), b - p["start_char"], t) for a, b, t in p["terms"]]
         out.print(passage_text(text[p["start_char"] : p["end_char"]], marks))
     return 0

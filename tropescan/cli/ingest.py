@@ -20,7 +20,7 @@ _WHOLE = "SELECT count(*) AS shards, count(*) FILTER (status = 'done') AS done, 
 def ingest(given: argparse.Namespace) -> int:
     """Commits score parts and prints what became of them; the exit code tells whether some are damaged."""
     store, out = Store(given.db, given.wait), console(sys.stderr)
-    told = intake.ingest(given.folder, store, lambda line: out.print(f"warning: {line}", markup=False, soft_wrap=True))
+    told = intake.ingest(given.folder, store, lambda line: out.print(f"warning: {line}", soft_wrap=True))
     there = store.rows(_WHOLE)[0] if store.path.is_file() else {"shards": 0, "done": 0, "failed": 0}
     if given.json:
         print(orjson.dumps(asdict(told) | {"database": there}).decode())

@@ -87,10 +87,10 @@ def _print(done: Done, given: argparse.Namespace) -> int:
         print(orjson.dumps(told, default=str).decode())
     else:
         out = console()
-        out.print(f"{done.mode} by {done.model}: {done.rule}", markup=False, soft_wrap=True)
+        out.print(f"{done.mode} by {done.model}: {done.rule}", soft_wrap=True)
         out.print(_table(done))
         for line in _notes(done, given.out):
-            out.print(line, markup=False, soft_wrap=True)
+            out.print(line, soft_wrap=True)
     for path, error in done.failed.items():
         print(f"tropescan: not selected from: {path}: {error}", file=sys.stderr)
     codes = {error.code for error in done.failed.values()}
@@ -154,32 +154,29 @@ def _preview(plan: Plan, found: Preview, as_json: bool) -> None:
     out = console()
     what = "passages masked" if plan.request.mode == "mask" else "passages tagged" if plan.request.by_passage else ""
     verb = {"drop": "removed", "replace": "removed", "mask": "changed", "tag": "tagged"}[plan.request.mode]
-    out.print(f"{plan.request.mode} by {plan.model['model']}: {plan.rule.text}", markup=False, soft_wrap=True)
+    out.print(f"{plan.request.mode} by {plan.model['model']}: {plan.rule.text}", soft_wrap=True)
     detail = f", {found.passages:,} {what} (before they are widened to whole sentences)" if what else ""
     out.print(
         f"dry run, nothing written: {found.documents:,} documents {verb}{detail}, {found.characters:,} characters",
-        markup=False,
         soft_wrap=True,
     )
     if found.untouched:
         out.print(
-            f"{found.untouched} documents meet the rule, but none of their stored passages does: they stay as they are",
-            markup=False,
+            f"{found.untouched} documents meet the rule, but none of their stored passages does: they stay as they are"
         )
     if plan.request.mode == "replace":
-        out.print(f"pool: {found.pool_documents:,} documents, {found.pool_characters:,} characters", markup=False)
+        out.print(f"pool: {found.pool_documents:,} documents, {found.pool_characters:,} characters")
     out.print(_shares("shard", found.shards, "documents of the shard"))
     if not found.documents:
         return
     out.print(_shares("domain", dict(list(found.domains.items())[:_DOMAINS]), "documents of it that passed the gate"))
     if len(found.domains) > _DOMAINS:
-        out.print(f"{_DOMAINS} of {len(found.domains)} domains", markup=False)
+        out.print(f"{_DOMAINS} of {len(found.domains)} domains")
     out.print(_shares("frame", found.frames, "documents of it that passed the gate"))
     for one in found.examples:
         score = "null" if one["score"] is None else f"{one['score']:.4f}"
         out.print(
             f"\n{score} {one['frame']} {one['shard']} row {one['row']} id {one['id']}, {one['characters']:,} characters",
-            markup=False,
             soft_wrap=True,
         )
         out.print(passage_text(" ".join(one["text"].split())), soft_wrap=True)

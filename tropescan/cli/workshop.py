@@ -90,6 +90,6 @@ def _command(given: argparse.Namespace) -> str:
 
 def _tables(sheets: list[quality.Sheet], title: str) -> None:
     out = console()
-    out.print(title, markup=False, soft_wrap=True)
+    out.print(title, soft_wrap=True)
     for sheet in sheets:
         out.print(quality.as_rich(sheet))
