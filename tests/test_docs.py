@@ -40,6 +40,23 @@ def test_every_query_runs(store: Store, sql: str) -> None:
     assert store.query(sql).num_columns >= 2
 
 
+@pytest.fixture(scope="module")
+def two_depths(store: Store, tropescan: Callable[..., subprocess.CompletedProcess[str]]) -> Store:
+    folder = store.path.parent
+    for depth in ("lean", "fast"):
+        scan = tropescan("scan", folder, "--db", folder / "two.duckdb", "--depth", depth, "--audit", "1")
+        assert scan.returncode == 0, scan.stderr
+    return Store(folder / "two.duckdb")
+
+
+@pytest.mark.parametrize("sql", QUERIES, ids=range(len(QUERIES)))
+def test_another_depth_in_the_database_doubles_nothing(store: Store, two_depths: Store, sql: str) -> None:
+    key = store.model()["model"]
+    alone, beside = (sorted(map(str, one.query(sql).to_pylist())) for one in (store, two_depths))
+    counts_each = "model" in store.query(sql).column_names
+    assert [r for r in beside if key in r or not counts_each] == alone
+
+
 def test_the_readme_documents_every_table_view_and_column(store: Store) -> None:
     described = store.rows("SELECT table_name, column_name FROM information_schema.columns")
     for name in {r["table_name"] for r in described}:
