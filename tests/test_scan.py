@@ -242,6 +242,19 @@ def test_a_moved_shard_outlives_what_lies_at_its_old_path(tmp_path: Path, tropes
         assert prevalence(db) == [("a.parquet", "failed", 0), ("b.parquet", "done", 2)]
 
 
+def test_the_audit_share_is_that_of_the_scan_not_of_a_later_look(tmp_path: Path, tropescan: Run) -> None:
+    db, told = tmp_path / "x.duckdb", "SELECT audit, audited_documents FROM shards"
+    a = write_shard(tmp_path / "a.parquet", [EVIL, PLAIN, PLAIN])
+    assert tropescan("scan", a, "--db", db, *FAST, "--audit", "0.5", "--limit", "1").returncode == 0
+    assert tropescan("scan", a, "--db", db, *FAST, "--audit", "1").returncode == 0  # all of it, anew
+    assert select(db, told) == [(1.0, 2)]
+    moved = a.rename(tmp_path / "b.parquet")
+    for share in ("0.5", "0.25"):
+        os.utime(moved, (1, float(share) * 100))
+        assert tropescan("scan", moved, "--db", db, *FAST, "--audit", share).returncode == 0
+        assert select(db, f"{told} WHERE ends_with(path, 'b.parquet')") == [(1.0, 2)]
+
+
 def test_a_limit_leaves_shards_partial_until_the_whole_scan(tmp_path: Path, tropescan: Run) -> None:
     db = tmp_path / "x.duckdb"
     write_shard(tmp_path / "a.parquet", [EVIL] * 50, row_group_size=10)

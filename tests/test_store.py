@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -94,6 +95,15 @@ def test_a_repeated_commit_changes_nothing(tmp_path: Path, shard: tuple[File, Pl
     store.commit([], [Entry("s1", KEY, file, plan, 0.0)])
     assert contents(store.path) == before
     assert len(before["documents"]) == 2
+
+
+def test_an_audit_share_that_changed_halfway_is_null(tmp_path: Path, shard: tuple[File, Plan, Part]) -> None:
+    file, plan, part = shard
+    two = Plan(8, (plan.units[0], replace(plan.units[0], index=1, first_row=4)))
+    store = Store(tmp_path / "x.duckdb")
+    for done, share, told in ((0, 0.5, 0.5), (0, 0.1, 0.1), (1, 0.1, 0.1), (1, 0.5, None), (2, 0.1, None)):
+        store.commit([("s1", KEY, unit, part) for unit in two.units[:done]], [Entry("s1", KEY, file, two, share)])
+        assert store.rows("SELECT audit FROM shards") == [{"audit": told}], (done, share)
 
 
 def test_changed_content_replaces_the_old_rows(tmp_path: Path, shard: tuple[File, Plan, Part]) -> None:

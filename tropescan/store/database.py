@@ -223,6 +223,7 @@ def _register(c: duckdb.DuckDBPyConnection, e: Entry) -> None:
             c.execute(f'DELETE FROM "{table}" WHERE shard = ? AND model = ?', [gone, e.model])
     if e.elsewhere:
         return
+    audit = _audit(c, e)
     c.execute("DELETE FROM files WHERE shard = ? AND model = ?", [e.shard, e.model])
     rows, units = (e.plan.rows if e.plan.rows >= 0 else None, len(e.plan.units)) if e.plan else (None, 0)
     c.execute(
@@ -236,10 +237,21 @@ def _register(c: duckdb.DuckDBPyConnection, e: Entry) -> None:
             e.file.tag,
             rows,
             units,
-            e.audit,
+            audit,
             *(e.error or (None, None)),
         ],
     )
+
+
+def _audit(c: duckdb.DuckDBPyConnection, e: Entry) -> float | None:
+    """The share that all units are scanned with: units that are done keep theirs, whatever this scan is given; None where it goes on with another."""
+    key = [e.shard, e.model]
+    there = c.execute("SELECT audit, units FROM files WHERE shard = ? AND model = ?", key).fetchone()
+    if there is None or there[0] == e.audit:
+        return e.audit
+    units = c.execute("SELECT status FROM units WHERE shard = ? AND model = ?", key).fetchall()
+    done = units.count(("done",))
+    return e.audit if not done else there[0] if done == there[1] else None
 
 
 def _commit(c: duckdb.DuckDBPyConnection, key: list[Any], unit: Unit, part: Part) -> None:
