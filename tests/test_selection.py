@@ -453,6 +453,52 @@ def test_json_lines_are_copied_line_by_line(tmp_path: Path, end: str) -> None:
     assert len(table(tmp_path / "w" / f"{path.name}.weights.parquet")) == 5
 
 
+VIEWS = {"id": (pa.string_view(), str), "text": (pa.string_view(), str), "more": (pa.binary_view(), str.encode)}
+
+
+@pytest.mark.parametrize("viewed", [("more",), ("text",), ("id",), ("id", "text", "more")], ids="-".join)
+def test_views_are_selected_from(tmp_path: Path, viewed: tuple[str, ...]) -> None:
+    folder, n = tmp_path / "in", 9
+    folder.mkdir()
+    values = {"id": [f"a-{i}" for i in range(n)], "text": [f"one {i}. two." for i in range(n)], "more": ["m"] * n}
+    given = {k: pa.array([VIEWS[k][1](x) for x in v], VIEWS[k][0]) if k in viewed else v for k, v in values.items()}
+    pq.write_table(pa.table(given), folder / "a.parquet", row_group_size=6)
+    known = {i: {"score": 0.9, "spans": [(0, 6)]} for i in (1, 2, 4, 8)} | {7: {"score": 0.01}}
+    store = stored(folder, tmp_path / "x.duckdb", {"a.parquet": known})
+    for mode, text in (("replace", None), ("mask", "two."), ("tag", "Tone 4. two.")):
+        done = select(store, [str(folder)], tmp_path / mode, Request(mode, RULE, token="T"))
+        assert not done.failed, done.failed
+        got = table(tmp_path / mode / "a.parquet")
+        assert got.schema.equals(table(folder / "a.parquet").schema)
+        ids = [i for i in values["id"] if text or i not in ("a-1", "a-2", "a-4", "a-8")]
+        assert got["id"].to_pylist() == ids and got["text"].to_pylist()[ids.index("a-3")] == "one 3. two."
+        assert text is None or got["text"][4].as_py() == text
+    assert table(tmp_path / "replace" / "_removed" / "a.parquet")["id"].to_pylist() == ["a-1", "a-2", "a-4", "a-8"]
+    assert table(tmp_path / "replace" / "_pool" / "a.parquet")["id"].to_pylist() == ["a-7"]
+    weigh(store, [str(folder)], tmp_path / "w", "coalesce(score, 1)", Request())
+    weighed = table(tmp_path / "w" / "a.parquet.weights.parquet")
+    assert weighed.take([7, 8]).to_pylist() == [  # pyarrow takes rows out of no view: a sidecar has none
+        {"id": "a-7", "row": 7, "weight": 0.01},
+        {"id": "a-8", "row": 8, "weight": 0.9},
+    ]
+
+
+def test_ids_that_are_no_utf8_are_held_against_the_store(tmp_path: Path) -> None:
+    raw = pa.array([b"\xff0", b"\xff1"], pa.large_binary())
+    for kind in (pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.large_string())):
+        folder = tmp_path / str(kind)[:6]
+        folder.mkdir()
+        ids = raw.view(pa.large_string())
+        ids = ids.dictionary_encode() if pa.types.is_dictionary(kind) else ids.cast(kind)
+        pq.write_table(pa.table({"id": ids, "text": ["one.", "two."]}), folder / "a.parquet")
+        store = stored(folder, folder / "x.duckdb", {"a.parquet": {1: {"score": 0.9}}})
+        with duckdb.connect(str(store.path)) as c:
+            c.execute("UPDATE documents SET id = '\N{REPLACEMENT CHARACTER}1'")
+        done = select(store, [str(folder)], tmp_path / f"{folder.name}-out", Request(where=RULE))
+        assert not done.failed and done.rows[0]["rows_removed"] == 1, done.failed
+        weigh(store, [str(folder)], tmp_path / f"{folder.name}-w", "score", Request())
+
+
 def test_types_metadata_and_layout_are_kept(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()

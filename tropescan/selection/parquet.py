@@ -53,7 +53,7 @@ def rewrite(file: File, columns: Columns, change: Change, out: Path, aside: Path
             rows = change.decided.rows[part] - first
             kept = table
             if len(rows):
-                chosen = table.take(pa.array(rows))
+                chosen = _only(table, rows)
                 check_ids(
                     file.path,
                     chosen.column(id).combine_chunks() if id >= 0 else None,
@@ -67,7 +67,7 @@ def rewrite(file: File, columns: Columns, change: Change, out: Path, aside: Path
                 counts.rows_changed += int((~gone).sum())
             begin, end = np.searchsorted(change.pool, [first, first + len(table)]).tolist()
             if begin < end:
-                also(pool, table.take(pa.array(change.pool[begin:end] - first)))
+                also(pool, _only(table, change.pool[begin:end] - first))
             if len(kept):
                 main.write_table(kept, row_group_size=len(kept))
             counts.rows_in = (counts.rows_in or 0) + len(table)
@@ -196,6 +196,17 @@ def _beside(chosen: pa.Table, change: Change, part: slice, gone: Any, schema: pa
     return pa.Table.from_arrays([*chosen.columns, *(pa.chunked_array([reasons[r]]) for r in REASONS)], schema=schema)
 
 
+def _only(table: pa.Table, rows: Ints) -> pa.Table:
+    """These rows of the table, which are in ascending order."""
+    keep = np.zeros(len(table), bool)
+    keep[rows] = True
+    try:
+        return table.filter(pa.array(keep))
+    except pa.ArrowNotImplementedError:  # it filters no views: slices, a run of rows each
+        runs = np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1) if len(rows) else []
+        return pa.concat_tables([table.slice(0, 0), *(table.slice(run[0], len(run)) for run in runs)])
+
+
 def _edited(table: pa.Table, text: int, rows: Ints, new: list[str | None], gone: Any) -> pa.Table:
     """The table with new texts in the column `text` and without the rows that have none; no other row is touched."""
     if not gone.all():
@@ -210,9 +221,7 @@ def _edited(table: pa.Table, text: int, rows: Ints, new: list[str | None], gone:
         edited = pa.chunked_array(chunks, type=kind)
         table = table.set_column(text, table.schema.field(text), edited.unify_dictionaries())
     if gone.any():
-        keep = np.ones(len(table), bool)
-        keep[rows[gone]] = False
-        table = table.filter(pa.array(keep))
+        table = _only(table, np.setdiff1d(np.arange(len(table)), rows[gone]))
     return table
 
 

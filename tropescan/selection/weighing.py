@@ -96,6 +96,9 @@ class Weighing:
 
 
 def _plain(ids: pa.Array) -> pa.Array:
+    """Ids as an array that pyarrow can take some out of."""
+    if ids.type in (pa.string_view(), pa.binary_view()):
+        return ids.cast(pa.large_string() if ids.type == pa.string_view() else pa.large_binary())
     return ids.dictionary_decode() if pa.types.is_dictionary(ids.type) else ids
 
 
