@@ -387,6 +387,22 @@ def test_weights_of_lines_that_are_no_utf8(tmp_path: Path) -> None:
     assert b"NaN" in (tmp_path / "out" / "a.jsonl").read_bytes()
 
 
+def test_long_integers_in_lines_are_kept_whole(tmp_path: Path, tropescan: Run) -> None:
+    given = [{"id": 10**38 + i, "n": [{"m": 1 << 64}, -(10**19)], "text": EVIL} for i in range(2)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(d) + "\n" for d in given))
+    db, out = tmp_path / "x.duckdb", tmp_path / "out"
+    assert tropescan("scan", tmp_path / "a.jsonl", "--db", db, "--depth", "fast").returncode == 0
+    assert select_rows(Store(db), "SELECT id FROM documents ORDER BY row") == [(str(d["id"]),) for d in given]
+    how = ["--db", db, "--where", "row = 1", "--mode", "tag", "--token", "T", "--out", out]
+    assert tropescan("filter", tmp_path / "a.jsonl", *how).returncode == 0
+    written = [json.loads(line) for line in (out / "a.jsonl").read_text().splitlines()]
+    assert written == [given[0], given[1] | {"text": "T" + EVIL}]
+    assert (
+        tropescan("weights", tmp_path / "a.jsonl", *how[:2], "--rule", "row", "--out", tmp_path / "w").returncode == 0
+    )
+    assert table(tmp_path / "w" / "a.jsonl.weights.parquet")["id"].to_pylist() == [str(d["id"]) for d in given]
+
+
 def test_ids_are_held_against_the_store(corpus: tuple[Path, Store], tmp_path: Path) -> None:
     folder, store = corpus
     done = select(store, [str(folder)], tmp_path / "out", Request(where=RULE, columns=Columns(id="text")))

@@ -154,6 +154,16 @@ def test_a_huge_line_is_a_batch_of_its_own(tmp_path: Path) -> None:
     assert shards.rows(only(path), Columns(), {1}) == {1: huge}
 
 
+def test_ids_that_are_long_integers_are_kept_whole(tmp_path: Path) -> None:
+    ids = [7, 1 << 64, -(10**19) + 1, [1 << 70], 10**38 + 1]
+    texts = [*"abcd", "A long line. " * 1_400_000]  # the last line goes another way
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(json.dumps({"id": i, "text": t}) for i, t in zip(ids, texts, strict=True)))
+    batches = list(shards.read(only(path), Columns(), shards.plan(only(path), Columns()).units[0]))
+    assert [i for b in batches for i in b.id.to_pylist()] == [str(i) for i in ids]
+    assert sum(b.repaired for b in batches) == 0
+
+
 def test_missing_columns_list_those_there_are(tmp_path: Path) -> None:
     pq.write_table(pa.table({"body": [PLAIN], "title": ["t"]}), tmp_path / "a.parquet")
     (tmp_path / "b.jsonl").write_text('{"body": "x", "title": "t"}\n')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -52,7 +53,7 @@ def read(file: File, text: str, id: str, url: str, id_required: bool) -> Iterato
             continue
         if not line.strip():
             continue
-        parsed = _parse(line, text)
+        parsed = _parse(line, text, id, url)
         if parsed is None:
             bad += 1
             continue
@@ -81,21 +82,37 @@ def _huge(line: bytes, number: int, text: str, id: str, url: str) -> Batch | Non
         )
     except pa.ArrowInvalid:
         return None
-    if len(table) != 1 or table[text].null_count:
-        return None
+    kinds = {str(table[name].type) for name in {id, url} & set(table.column_names)}
+    if len(table) != 1 or table[text].null_count or kinds - {"string", "int64", "null"}:
+        return None  # Arrow, too, makes floats of long integers
     given = {name: table[name].combine_chunks() for name in table.column_names}
     return Batch(number, given[text], given.get(id), given.get(url), np.array([number], np.int64), 0)
 
 
 def loads(line: bytes) -> Any:
-    """A line's JSON value. What orjson refuses and others write is taken: invalid UTF-8, halves of surrogate pairs, NaN. Raises ValueError."""
+    """A line's JSON value. What orjson refuses or rounds and others write is taken: invalid UTF-8, halves of surrogate pairs, NaN, integers
+    beyond 64 bits. Raises ValueError."""
+    with contextlib.suppress(orjson.JSONDecodeError):
+        value = orjson.loads(line)
+        if not _rounded(value):
+            return value
     try:
-        return orjson.loads(line)
-    except orjson.JSONDecodeError:
-        try:
-            return json.loads(line.decode("utf-8", "replace"))
-        except RecursionError:
-            raise ValueError("nested too deeply") from None
+        return json.loads(line.decode("utf-8", "replace"))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _rounded(value: Any) -> bool:
+    """Whether a value holds a float that may have been an integer too long for orjson. (A search for long digits in the line takes ten times as long.)"""
+    pending = [value]
+    for one in pending:  # grows meanwhile
+        if isinstance(one, dict):
+            pending += one.values()
+        elif isinstance(one, list):
+            pending += one
+        elif isinstance(one, float) and abs(one) >= 1 << 63:
+            return True
+    return False
 
 
 def dumps(value: Any) -> bytes:
@@ -119,20 +136,22 @@ def unicode(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def _parse(line: bytes, text: str) -> tuple[dict[str, Any], bool] | None:
+def _parse(line: bytes, text: str, id: str, url: str) -> tuple[dict[str, Any], bool] | None:
     """A line's document, and whether its text had to be mended; None where it is none. Only what orjson refuses can need mending."""
-    mended = False
     try:
         document = orjson.loads(line)
+        # the only keys that are read besides the text
+        again = isinstance(document, dict) and _rounded([document.get(id), document.get(url)])
     except orjson.JSONDecodeError:
-        mended = True
+        again = True
+    if again:
         try:
             document = loads(line)
         except ValueError:
             return None
     if not isinstance(document, dict) or not isinstance(document.get(text), str | None):
         return None
-    return document, mended and _odd(line, document.get(text))
+    return document, again and _odd(line, document.get(text))
 
 
 def _odd(line: bytes, text: str | None) -> bool:
