@@ -56,7 +56,7 @@ def stored(corpus: Path, db: Path, scores: dict[str, dict[int, dict[str, Any]]],
                 "characters": len(texts.get(row, "")),
                 "passages": 1,
             }
-            judged = {k: known.get(k) for k in ("score", "fast_score", "intensity", "frame", "admirable")}
+            judged = {k: known.get(k) for k in ("score", "intensity", "frame", "admirable")} | {"fast_score": 0.5}
             documents.append(
                 about
                 | judged
@@ -186,6 +186,38 @@ def test_a_rule_that_gives_null_decides_nothing(corpus: tuple[Path, Store], tmp_
         store, [str(folder)], tmp_path / "b", Request(where="score IS NULL")
     )  # row 3; ungated documents are not asked
     assert table(tmp_path / "b" / "_removed" / "a.parquet")["id"].to_pylist() == ["a-3"]
+
+
+def test_an_audit_decides_nothing(tmp_path: Path, tropescan: Run) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    write_shard(folder / "a.parquet", [EVIL, PLAIN, EVIL, PLAIN * 9])
+    how = [folder, "--db", tmp_path / "x.duckdb"]
+    assert tropescan("scan", *how, "--depth", "fast", "--audit", 1.0).returncode == 0
+    assert select_rows(Store(how[-1]), "SELECT count(*), count(fast_score) FROM documents") == [(4, 2)]
+    for mode in ("drop", "tag"):
+        done = tropescan(
+            "filter", *how, "--where", "characters > 0", "--mode", mode, "--out", tmp_path / mode, "--json"
+        )
+        assert sum(json.loads(done.stdout)["rows"][0][n] for n in ("rows_removed", "rows_changed")) == 2
+    assert tropescan("weights", *how, "--rule", "coalesce(characters * 0, 7)", "--out", tmp_path / "w").returncode == 0
+    assert table(tmp_path / "w" / "a.parquet.weights.parquet")["weight"].to_pylist() == [0, 7, 0, 7]
+
+
+def test_the_path_in_a_rule_is_where_the_shard_lies_now(corpus: tuple[Path, Store], tmp_path: Path) -> None:
+    folder, store = corpus
+    moved = folder.rename(tmp_path / "moved")
+    shutil.copy(moved / "a.parquet", moved / "c.parquet")  # the same shard once more
+    here = f"{RULE} AND path = '{moved / 'a.parquet'}'"
+    for mode in ("drop", "mask"):
+        done = select(store, [str(moved)], tmp_path / mode, Request(mode, here))
+        assert [r["rows_removed"] + r["rows_changed"] for r in done.rows] == [2, 0, 0]
+    done = select(store, [str(moved)], tmp_path / "replace", Request("replace", here, pool="path LIKE '%/moved/%'"))
+    assert (done.pool_documents, done.pool_characters) == (2, 40)
+    assert table(tmp_path / "replace" / "_pool" / "a.parquet")["id"].to_pylist() == ["a-2", "a-3"]
+    weigh(store, [str(moved)], tmp_path / "w", "CASE WHEN path LIKE '%c.parquet' THEN 0 END", Request())
+    weights = [table(tmp_path / "w" / f"{n}.parquet.weights.parquet")["weight"].to_pylist() for n in "ac"]
+    assert weights == [[1] * 7, [1, 0, 0, 0, 0, 1, 1]]
 
 
 def test_dry_run_tells_what_would_go(corpus: tuple[Path, Store], capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,13 +14,16 @@ from tropescan.errors import RuleError
 from tropescan.schema import DOCUMENTS, FACETS, PASSAGE, Floats, Ints
 from tropescan.selection.rules import DOCUMENT, Rule
 from tropescan.selection.rules import PASSAGE as PASSAGE_COLUMNS
+from tropescan.selection.sources import Source
 from tropescan.selection.spans import Span
 from tropescan.store import Store
 
 _OF_DOCUMENT = ", ".join(f'd."{n}"' for n in (*DOCUMENTS.names, "path"))
 _ABOUT = ", ".join(f'd."{n}"' for n in ("row", "id", "url", "domain", "characters", "passages", "audited", "path"))
 _OF_PASSAGE = ", ".join(f'p."{n}"' for n in PASSAGE.names if n in PASSAGE_COLUMNS and n != "audited")
-_HERE = "(SELECT d.*, f.path FROM documents d JOIN files f USING (shard, model) WHERE d.model = $model AND ($shard IS NULL OR d.shard = $shard))"
+# the path where a shard lies now, not where it lay when it was scanned; without a fast score a document has its row from an audit alone
+_HERE = """(SELECT d.*, here.path FROM documents d JOIN (SELECT unnest($shards::VARCHAR[]) AS shard, unnest($paths::VARCHAR[]) AS path) here USING (shard)
+  WHERE d.model = $model AND ($shard IS NULL OR d.shard = $shard) AND d.fast_score IS NOT NULL)"""
 
 # the facets of a document are those of its strongest passage, as its intensity, frame and admirable are
 DOCUMENTS_SQL = f"""SELECT d.shard, {_OF_DOCUMENT}, {", ".join(f"p.{f}" for f in FACETS)} FROM {_HERE} d LEFT JOIN (
@@ -47,16 +51,16 @@ class Decisions:
 FACTS = ("row", "id", "url", "domain", "characters", "score", "frame", "admirable")
 
 
-def documents(store: Store, model: str, shard: str, rule: Rule) -> Decisions:
+def documents(store: Store, model: str, source: Source, rule: Rule) -> Decisions:
     """The documents of a shard for which the rule holds. Raises RuleError."""
     sql = f"SELECT {', '.join(FACTS)} FROM ({DOCUMENTS_SQL}) WHERE {rule.sql} ORDER BY row"
-    return Decisions(store.locked(sql, _values(model, shard)))
+    return Decisions(store.locked(sql, _of(model, source)))
 
 
-def passages(store: Store, model: str, shard: str, rule: Rule) -> Decisions:
+def passages(store: Store, model: str, source: Source, rule: Rule) -> Decisions:
     """The passages of a shard for which the rule holds, by document. Raises RuleError."""
     sql = f"SELECT {', '.join(FACTS)}, start_char, end_char FROM ({PASSAGES_SQL}) WHERE {rule.sql} ORDER BY row, start_char"
-    found = store.locked(sql, _values(model, shard))
+    found = store.locked(sql, _of(model, source))
     spans: dict[int, list[Span]] = {}
     for row, start, end in zip(*(found[n].to_pylist() for n in ("row", "start_char", "end_char")), strict=True):
         spans.setdefault(row, []).append((start, end))
@@ -74,10 +78,10 @@ class Weights:
     other: float
 
 
-def weights(store: Store, model: str, shard: str, rule: Rule, other_sql: str) -> Weights:
+def weights(store: Store, model: str, source: Source, rule: Rule, other_sql: str) -> Weights:
     """What the rule makes of a shard. Where it gives null the weight is 1. `other_sql` as `unseen` gives it. Raises RuleError."""
     sql = f"SELECT row, id, coalesce(CAST(({rule.sql}) AS DOUBLE), 1.0) AS weight FROM ({DOCUMENTS_SQL}) ORDER BY row"
-    found = store.locked(sql, _values(model, shard))
+    found = store.locked(sql, _of(model, source))
     weight = np.asarray(found["weight"].to_numpy(), np.float64)
     other = float(store.locked(other_sql, {})["weight"][0].as_py())
     if not (np.isfinite(weight).all() and np.isfinite(other) and (weight >= 0).all() and other >= 0):
@@ -87,13 +91,13 @@ def weights(store: Store, model: str, shard: str, rule: Rule, other_sql: str) ->
 
 
 def unseen(rule: Rule) -> str:
-    """A query for what a rule gives a document that has no row in `documents`: there every column is null."""
+    """A query for what a rule gives a document that the gate refused: there every column is null."""
     empty = ", ".join(f'NULL::{kind} AS "{name}"' for name, kind in DOCUMENT.items())
     return f"SELECT coalesce(CAST(({rule.sql}) AS DOUBLE), 1.0) AS weight FROM (SELECT {empty})"
 
 
 def pool(
-    store: Store, model: str, shards: list[str], removed: Rule, wanted: Rule, characters: int
+    store: Store, model: str, sources: Sequence[Source], removed: Rule, wanted: Rule, characters: int
 ) -> dict[str, Decisions]:
     """Documents that stay and that a second rule wants, drawn by a hash of where they lie until they hold `characters` characters, by shard.
 
@@ -103,10 +107,13 @@ def pool(
     sql = (
         f"SELECT shard, {', '.join(FACTS)} FROM ({DOCUMENTS_SQL}) WHERE ({wanted.sql}) AND ({removed.sql}) IS NOT TRUE AND characters > 0 "
         # as many as hold twice what is needed: the rest is never looked at, however large the database
-        f"AND list_contains($shards, shard) QUALIFY coalesce(sum(characters) OVER ({order} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) "
+        f"QUALIFY coalesce(sum(characters) OVER ({order} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) "
         f"< 2 * $characters {order}"
     )
-    found = store.locked(sql, _values(model, None) | {"shards": shards, "characters": characters})
+    # of two files that are the same shard the first
+    paths = {s.shard: s.file.path for s in reversed(sources) if s.scanned}
+    where = {"shard": None, "shards": list(paths), "paths": list(paths.values())}
+    found = store.locked(sql, where | {"model": model, "characters": characters})
     taken: list[int] = []
     left = characters
     for i, size in enumerate(found["characters"].to_pylist()):
@@ -120,8 +127,8 @@ def pool(
     }
 
 
-def _values(model: str, shard: str | None) -> dict[str, Any]:
-    return {"model": model, "shard": shard}
+def _of(model: str, source: Source) -> dict[str, Any]:
+    return {"model": model, "shard": source.shard, "shards": [source.shard], "paths": [source.file.path]}
 
 
 def none() -> Decisions:

@@ -95,21 +95,20 @@ class Plan:
         if not source.scanned:
             return decisions.none()
         how = decisions.passages if self.request.by_passage else decisions.documents
-        return how(self.store, self.model["model"], source.shard, self.rule)
+        return how(self.store, self.model["model"], source, self.rule)
 
     def untouched(self, source: Source, decided: Decisions) -> int:
         """Documents that the rule holds for though none of their stored passages is flagged (all lie below the hit floor): those stay as they are."""
         if self._whole is None or not source.scanned:
             return 0
-        whole = decisions.documents(self.store, self.model["model"], source.shard, self._whole)
+        whole = decisions.documents(self.store, self.model["model"], source, self._whole)
         return int((~np.isin(whole.rows, decided.rows)).sum())
 
     def replacements(self, sources: Sequence[Source], characters: int) -> dict[str, Decisions]:
         """The pool of replacement documents by shard: as many characters, at most, as were removed."""
         if self.pool is None:
             return {}
-        shards = [s.shard for s in sources if s.scanned]
-        return decisions.pool(self.store, self.model["model"], shards, self.rule, self.pool, characters)
+        return decisions.pool(self.store, self.model["model"], sources, self.rule, self.pool, characters)
 
     def change(self, source: Source, decided: Decisions, pool: Decisions | None) -> Change:
         """What to do with the shard's rows."""

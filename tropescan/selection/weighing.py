@@ -38,7 +38,7 @@ class Weighing:
     def weights(self, source: Source, unscanned: str) -> Weights:
         """The weights of a shard's rows; of one without a whole scan all 1 (keep) or 0 (drop)."""
         if source.scanned:
-            return decisions.weights(self._store, self._model, source.shard, self.rule, self._unseen)
+            return decisions.weights(self._store, self._model, source, self.rule, self._unseen)
         return Weights(np.zeros(0, np.int64), [], np.zeros(0), 0.0 if unscanned == "drop" else 1.0)
 
     def write(self, source: Source, weights: Weights, path: Path) -> Counts:
