@@ -163,6 +163,19 @@ def test_replacements_are_drawn_from_what_stays(corpus: tuple[Path, Store], tmp_
     assert "a-2" in table(tmp_path / "out" / "a.parquet")["id"].to_pylist()
 
 
+def test_a_long_document_does_not_end_the_draw(tmp_path: Path, tropescan: Run) -> None:
+    (tmp_path / "in").mkdir()
+    long = [PLAIN * 900] * 30 + [PLAIN * 6] * 30  # the first never fit, of the others one
+    write_shard(tmp_path / "in" / "a.parquet", ["x" * len(PLAIN * 10), *long, *["y" * len(PLAIN)] * 30])
+    known = {0: {"score": 0.9}} | {i: {"score": 0.01} for i in range(1, 91)}
+    store = stored(tmp_path / "in", tmp_path / "x.duckdb", {"a.parquet": known})
+    how = ["filter", tmp_path / "in", "--db", store.path, "--where", RULE, "--mode", "replace"]
+    done = tropescan(*how, "--out", tmp_path / "out")
+    assert f"documents with {len(PLAIN * 10):,} characters in" in done.stdout and "short" not in done.stdout
+    done = tropescan(*how, "--pool", "row = 31", "--out", tmp_path / "less")
+    assert f"{len(PLAIN * 10):,} removed; {len(PLAIN * 4):,} characters short" in done.stdout
+
+
 def test_weights_stand_beside_every_row(corpus: tuple[Path, Store], tmp_path: Path) -> None:
     folder, store = corpus
     rule = "CASE WHEN score >= 0.8 THEN 0 WHEN admirable >= 0.5 AND score < 0.5 THEN 3 WHEN score IS NULL THEN 0.5 END"

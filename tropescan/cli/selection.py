@@ -132,13 +132,11 @@ def _notes(done: Done, out: str) -> list[str]:
         )
     if done.mode == "replace":
         removed = sum(r["characters_removed"] for r in done.rows)
+        short = (
+            "" if done.pool_characters >= 0.99 * removed else f"; {removed - done.pool_characters:,} characters short"
+        )
         lines.append(
-            f"pool: {done.pool_documents:,} documents with {done.pool_characters:,} characters in {out}/_pool for {removed:,} removed"
-            + (
-                ""
-                if done.pool_characters >= 0.99 * removed
-                else "; the corpus holds no more that the pool's rule wants"
-            )
+            f"pool: {done.pool_documents:,} documents with {done.pool_characters:,} characters in {out}/_pool for {removed:,} removed{short}"
         )
     return lines
 

@@ -48,6 +48,7 @@ class Decisions:
         self.rows = np.asarray(self.facts["row"].to_numpy(), np.int64)
 
 
+_DRAWN = 10_000
 FACTS = ("row", "id", "url", "domain", "characters", "score", "frame", "admirable")
 
 
@@ -105,10 +106,10 @@ def pool(
     """
     order = "ORDER BY md5(concat(shard, ':', row)), shard, row"
     sql = (
-        f"SELECT shard, {', '.join(FACTS)} FROM ({DOCUMENTS_SQL}) WHERE ({wanted.sql}) AND ({removed.sql}) IS NOT TRUE AND characters > 0 "
-        # as many as hold twice what is needed: the rest is never looked at, however large the database
-        f"QUALIFY coalesce(sum(characters) OVER ({order} ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0) "
-        f"< 2 * $characters {order}"
+        f"SELECT shard, {', '.join(FACTS)} FROM ({DOCUMENTS_SQL}) WHERE ({wanted.sql}) AND ({removed.sql}) IS NOT TRUE "
+        # as many as hold twice what is needed, and enough that some fit: the rest is never looked at, however large the database
+        f"AND characters BETWEEN 1 AND $characters QUALIFY row_number() OVER ({order}) <= {_DRAWN} "
+        f"OR sum(characters) OVER ({order} ROWS UNBOUNDED PRECEDING) <= 2 * $characters {order}"
     )
     # of two files that are the same shard the first
     paths = {s.shard: s.file.path for s in reversed(sources) if s.scanned}
