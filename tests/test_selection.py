@@ -326,6 +326,26 @@ def test_a_rule_that_fails_on_the_rows_is_told(corpus: tuple[Path, Store], tmp_p
         select(store, [str(folder)], tmp_path / "out", Request(where="CAST(id AS INTEGER) > 1"))
 
 
+def test_a_rule_is_kept_to_the_letter(
+    corpus: tuple[Path, Store], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, store = corpus
+    given = {
+        "frame <> 'a  b'": 3,
+        "frame <> 'a b'": 3,
+        "frame <> '\t:robot:'": 3,
+        "score > 0 -- all\nAND row > 1": 2,
+        "score > 0 -- all AND row > 1": 3,
+    }
+    for i, rule in enumerate(given):
+        out = tmp_path / str(i)
+        assert main(["filter", str(folder), "--db", str(store.path), "--where", f" {rule}\n", "--out", str(out)]) == 0
+        assert f": {rule}\n" in capsys.readouterr().out
+        with pytest.raises(OutputError, match="other rule"):
+            select(store, [str(folder)], out, Request(where=list(given)[i - 1]))
+    assert dict(select_rows(store, "SELECT rule, sum(rows_removed) FROM selections GROUP BY rule")) == given
+
+
 def test_outputs_that_cannot_be_used(corpus: tuple[Path, Store], tmp_path: Path) -> None:
     folder, store = corpus
     (tmp_path / "full").mkdir()

@@ -87,7 +87,7 @@ def _print(done: Done, given: argparse.Namespace) -> int:
         print(orjson.dumps(told, default=str).decode())
     else:
         out = console()
-        out.print(f"{done.mode} by {done.model}: {done.rule}", soft_wrap=True)
+        print(f"{done.mode} by {done.model}: {done.rule}")  # rich would change its tabs and :names:
         out.print(_table(done))
         for line in _notes(done, given.out):
             out.print(line, soft_wrap=True)
@@ -152,7 +152,7 @@ def _preview(plan: Plan, found: Preview, as_json: bool) -> None:
     out = console()
     what = "passages masked" if plan.request.mode == "mask" else "passages tagged" if plan.request.by_passage else ""
     verb = {"drop": "removed", "replace": "removed", "mask": "changed", "tag": "tagged"}[plan.request.mode]
-    out.print(f"{plan.request.mode} by {plan.model['model']}: {plan.rule.text}", soft_wrap=True)
+    print(f"{plan.request.mode} by {plan.model['model']}: {plan.rule.text}")
     detail = f", {found.passages:,} {what} (before they are widened to whole sentences)" if what else ""
     out.print(
         f"dry run, nothing written: {found.documents:,} documents {verb}{detail}, {found.characters:,} characters",

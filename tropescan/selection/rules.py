@@ -52,12 +52,12 @@ class Rule:
 
 def condition(text: str, columns: dict[str, str]) -> Rule:
     """A rule that holds or not; where it gives null it does not hold. Raises RuleError."""
-    return Rule(" ".join(text.split()), expression(text, columns, "boolean"))
+    return Rule(text.strip(), expression(text, columns, "boolean"))
 
 
 def number(text: str) -> Rule:
     """A rule that gives each document a number. Raises RuleError."""
-    return Rule(" ".join(text.split()), expression(text, DOCUMENT, "number"))
+    return Rule(text.strip(), expression(text, DOCUMENT, "number"))
 
 
 def preset(name: str, model: dict[str, Any]) -> str:
