@@ -244,6 +244,26 @@ def test_dry_run_tells_what_would_go(corpus: tuple[Path, Store], capsys: pytest.
     assert f"score >= {MODEL.thresholds['fast']['default']['threshold']:g}" in capsys.readouterr().out
 
 
+def test_dry_run_shares_are_of_the_shards_given(tmp_path: Path, tropescan: Run) -> None:
+    (tmp_path / "in").mkdir()
+    urls = ["https://a.example/", "https://a.example/", "https://b.example/", "https://a.example/"]
+    for name in ("a", "b"):
+        write_shard(tmp_path / "in" / f"{name}.parquet", [f"{name} {t}" for t in (EVIL, EVIL, EVIL, PLAIN)], url=urls)
+    shutil.copy(tmp_path / "in" / "a.parquet", tmp_path / "in" / "c.parquet")
+    db = tmp_path / "x.duckdb"
+    assert tropescan("scan", tmp_path / "in", "--db", db, "--depth", "fast", "--audit", 1.0).returncode == 0
+    for names, documents in (["a"], 1), (["a", "b", "c"], 3):
+        paths = [str(tmp_path / "in" / f"{n}.parquet") for n in names]
+        _, found = dry(Store(db), paths, Request(where="row <> 1"))
+        assert [
+            (d["documents"], d["of_documents"]) for d in (found.domains["a.example"], found.domains["b.example"])
+        ] == [
+            (documents, 2 * documents),
+            (documents, documents),
+        ]
+        assert sum(f["of_documents"] for f in found.frames.values()) == 3 * documents
+
+
 def test_every_preset_is_a_rule(corpus: tuple[Path, Store]) -> None:
     model = corpus[1].model()
     for name in rules.PRESETS:

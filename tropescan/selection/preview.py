@@ -65,11 +65,14 @@ def preview(plan: Plan, sources: Sequence[Source]) -> Preview:
             key = md5(f"{source.shard}:{fact['row']}".encode(), usedforsecurity=False).hexdigest()
             drawn.append((key, source, fact, decided.spans.get(fact["row"], [])))
         drawn = nsmallest(EXAMPLES, drawn, key=lambda d: d[0])
+    scanned = [s.shard for s in sources if s.scanned]  # twice, and counted twice, where two files are the same shard
     for name, into in (("domain", out.domains), ("frame", out.frames)):
         known = {
-            r["name"] or "": r["n"]
+            r["name"]: r["n"]
             for r in plan.store.rows(
-                f"SELECT {name} AS name, count(*) AS n FROM documents WHERE model = ? GROUP BY 1", [model]
+                f"SELECT coalesce({name}, '') AS name, count(*) AS n FROM documents JOIN (SELECT unnest(?::VARCHAR[]) AS shard) USING (shard) "
+                "WHERE model = ? AND fast_score IS NOT NULL GROUP BY 1",
+                [scanned, model],
             )
         }
         for key, n in counted[name].most_common():
