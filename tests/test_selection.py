@@ -429,12 +429,45 @@ def test_a_shard_scanned_between_two_runs_is_selected_from(corpus: tuple[Path, S
     assert second.rows[-1]["rows_removed"] == 1 and table(out / "c.parquet")["id"].to_pylist() == ["c-0"]
 
 
+def test_another_pool_is_another_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name, count in (("a", 2), ("b", 2), ("c", 500)):
+        write_shard(folder / f"{name}.parquet", [f"{name} {i:03}." for i in range(count)])
+    known = {"a.parquet": {0: {"score": 0.9}}, "b.parquet": {1: {"score": 0.01}}}
+    (late := folder / "c.parquet").rename(tmp_path / "c.parquet")
+    store = stored(folder, tmp_path / "x.duckdb", known)
+    (tmp_path / "c.parquet").rename(late)
+    request, paths = Request("replace", RULE, unscanned="keep"), [str(folder)]
+    select(store, paths, tmp_path / "out", request)
+    assert table(tmp_path / "out" / "_pool" / "b.parquet")["id"].to_pylist() == ["b-1"]
+    known["c.parquet"] = {0: {"score": 0.9}} | {i: {"score": 0.01} for i in range(1, 500)}
+    stored(folder, store.path, known)  # two are drawn now, and among so many not b-1
+    done = [select(store, paths, tmp_path / out, request) for out in ("out", "whole", "out")]
+    assert [(d.before, d.pool_documents, d.pool_characters) for d in done] == [(0, 2, 12), (0, 2, 12), (3, 2, 12)]
+    files = [
+        {p.relative_to(tmp_path / out): p.read_bytes() for p in (tmp_path / out).rglob("*.parquet")}
+        for out in ("out", "whole")
+    ]
+    assert files[0] == files[1] and Path("_pool", "b.parquet") not in files[0]
+    assert table(tmp_path / "out" / "_pool" / "c.parquet").num_rows == 2
+
+
 def test_a_corpus_that_moved_is_counted_once(corpus: tuple[Path, Store], tmp_path: Path) -> None:
     folder, store = corpus
-    select(store, [str(folder)], tmp_path / "out", Request(where=RULE))
+    write_shard(folder / "c.parquet", ["c one.", "c two."])
+    request = Request(where=RULE, unscanned="drop")
+    select(store, [str(folder)], tmp_path / "out", request)
     moved = folder.rename(tmp_path / "moved")
-    select(store, [str(moved)], tmp_path / "out", Request(where=RULE))
-    assert select_rows(store, "SELECT count(*), sum(rows_in) FROM selections") == [(2, 14)]
+    select(store, [str(moved)], tmp_path / "out", request)
+    assert select_rows(store, "SELECT count(*), sum(rows_in), sum(rows_removed) FROM selections") == [(3, 16, 4)]
+
+
+def test_untouched_documents_are_told_again(corpus: tuple[Path, Store], tmp_path: Path) -> None:
+    folder, store = corpus
+    request = Request("mask", "score >= 0.05")  # row 2 has no stored passage
+    done = [select(store, [str(folder)], tmp_path / "out", request) for _ in range(2)]
+    assert [(d.before, d.untouched, d.rows[0]["rows_changed"]) for d in done] == [(0, 1, 2), (2, 1, 2)]
 
 
 def test_a_shard_that_only_gives_to_the_pool_is_copied(corpus: tuple[Path, Store], tmp_path: Path) -> None:

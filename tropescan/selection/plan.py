@@ -78,12 +78,12 @@ class Plan:
         text = request.where if request.where is not None else rules.preset(str(request.preset), model)
         self.rule = rules.condition(text, rules.PASSAGE if request.by_passage else rules.DOCUMENT)
         self.pool = rules.condition(request.pool, rules.DOCUMENT) if request.mode == "replace" else None
-        self._whole: Rule | None = None
+        self.whole: Rule | None = None  # the rule asked of documents, where the request asks it of passages
         if request.by_passage:
             try:
-                self._whole = rules.condition(text, rules.DOCUMENT)
+                self.whole = rules.condition(text, rules.DOCUMENT)
             except RuleError:
-                self._whole = None  # the rule names what only passages have
+                self.whole = None  # the rule names what only passages have
         self._recheck: Any = None
         if request.mode == "mask" and request.until_clean:
             from tropescan.selection.recheck import Recheck
@@ -99,9 +99,9 @@ class Plan:
 
     def untouched(self, source: Source, decided: Decisions) -> int:
         """Documents that the rule holds for though none of their stored passages is flagged (all lie below the hit floor): those stay as they are."""
-        if self._whole is None or not source.scanned:
+        if self.whole is None or not source.scanned:
             return 0
-        whole = decisions.documents(self.store, self.model["model"], source, self._whole)
+        whole = decisions.documents(self.store, self.model["model"], source, self.whole)
         return int((~np.isin(whole.rows, decided.rows)).sum())
 
     def replacements(self, sources: Sequence[Source], characters: int) -> dict[str, Decisions]:

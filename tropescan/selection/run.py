@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass, field
+from hashlib import md5
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -88,13 +89,16 @@ def select(
     def tasks(settled: set[str]) -> Iterator[_Task]:
         for source in found:
             drawn = pool.pop(source.shard, None)  # once, where two files are the same shard
-            if source.file.path in settled:
+            before = source.file.path in settled
+            if before and plan.whole is None:
                 continue
-            if not source.scanned and request.unscanned == "drop":
+            if not before and not source.scanned and request.unscanned == "drop":
                 yield _Task(source, lambda _, s=source: _left_out(s), f"left out: {source.state}", "")  # type: ignore[misc]
                 continue
             decided = plan.decide(source)
             done.untouched += plan.untouched(source, decided)
+            if before:  # its untouched documents are told all the same
+                continue
             whole = not len(decided.rows) and drawn is None
             outcome = "copied" if source.scanned else f"kept: {source.state}"
             if whole:
@@ -104,7 +108,7 @@ def select(
             how = "filtered" if len(decided.rows) else outcome  # the pool only draws from it
             yield _Task(source, lambda to, s=source, c=change: _changed(s, to, plan, c), how, source.name)  # type: ignore[misc]
 
-    return _run(store, done, found, out, paths, request.options(), tasks, workers, say)
+    return _run(store, done, found, out, paths, request.options(), tasks, workers, say, _drawn(pool))
 
 
 def weigh(
@@ -153,7 +157,9 @@ def _run(
     tasks: Callable[[set[str]], Iterator[_Task]],
     workers: int,
     say: Said,
+    drawn: dict[str, str] | None = None,
 ) -> Done:
+    """Does the tasks of the shards that are not done yet. What was written when something else was `drawn` is done again."""
     head = {
         "model": done.model,
         "mode": done.mode,
@@ -164,10 +170,14 @@ def _run(
     with output.opened(out, paths, head) as to:
         done.selection = to.selection
         before = {r["path"]: r for r in store.rows("SELECT * FROM selections WHERE selection = ?", [to.selection])}
+        if gone := before.keys() - {s.file.path for s in found}:
+            store.forget_selection(to.selection, gone)  # of a corpus that moved
+        noting = orjson.dumps(options | (drawn or {})).decode()
         done.rows = [
             row
             for s in found
             if (row := before.get(s.file.path))
+            and row["options"] == noting
             and _there(row, to)
             # what was kept or left out for want of a scan is done again once it has one
             and not (s.scanned and ": " in row["outcome"])
@@ -180,7 +190,7 @@ def _run(
             "model": done.model,
             "mode": done.mode,
             "rule": done.rule,
-            "options": orjson.dumps(options).decode(),
+            "options": noting,
         }
         noted: list[Row] = []
         due = monotonic() + EVERY
@@ -246,7 +256,7 @@ def _copied(source: Source, to: Output) -> Counts:
     """A shard of which nothing goes is copied byte for byte."""
     if source.scanned:
         sources.check(source)
-    with to.writing(source.name, "") as (main,):
+    with to.writing(source.name, REMOVED, POOL, "") as (_, _, main):  # whatever an earlier run put aside goes
         _copy(source, main)
     n = _counted(source)
     return Counts(n, n, 0 if n is not None else None)
@@ -271,6 +281,14 @@ def _counted(source: Source) -> int | None:
             return int(one.metadata.num_rows)
     except ShardError:
         return None
+
+
+def _drawn(pool: dict[str, Decisions]) -> dict[str, str]:
+    """What is noted of a pool, to tell it from another: shards that were scanned since give another one."""
+    digest = md5(usedforsecurity=False)
+    for shard in sorted(pool):
+        digest.update(shard.encode() + pool[shard].rows.tobytes())
+    return {"drawn": digest.hexdigest()} if pool else {}
 
 
 def _there(row: Row, to: Output) -> bool:

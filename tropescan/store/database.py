@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -194,12 +194,15 @@ class Store:
         marks = ", ".join("?" * len(SELECTIONS))
         with self.transaction() as c:
             for row in rows:
-                c.execute(  # by its output too: a corpus that moved between two runs has other paths
-                    "DELETE FROM selections WHERE selection = ? AND (path = ? OR (output <> '' AND output = ?))",
-                    [row["selection"], row["path"], row["output"]],
-                )
+                c.execute("DELETE FROM selections WHERE selection = ? AND path = ?", [row["selection"], row["path"]])
                 given = row | {"tropescan_version": __version__, "selected_at": _now()}
                 c.execute(f"INSERT INTO selections VALUES ({marks})", [given[f.name] for f in SELECTIONS])
+
+    def forget_selection(self, selection: str, paths: Collection[str]) -> None:
+        """Takes out what a selection noted of these paths."""
+        with self.transaction() as c:
+            gone = [selection, list(paths)]
+            c.execute("DELETE FROM selections WHERE selection = ? AND path IN (SELECT unnest(?::VARCHAR[]))", gone)
 
     def rows(self, sql: str, values: list[Any] | None = None) -> list[dict[str, Any]]:
         """The result of one of tropescan's own read-only queries, a dict a row."""
