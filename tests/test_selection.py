@@ -633,6 +633,25 @@ def test_ids_that_are_no_utf8_are_held_against_the_store(tmp_path: Path) -> None
         weigh(store, [str(folder)], tmp_path / f"{folder.name}-w", "score", Request())
 
 
+def test_reasons_stand_beside_what_a_document_says_itself(tmp_path: Path) -> None:
+    own = {"tropescan_score": 0.99, "tropescan_frame": "its own", "tropescan_reason_": 1}
+    given = [{"id": f"a-{i}", "text": "one. two."} | (own if i else {}) for i in range(2)]
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jsonl").write_text("".join(json.dumps(d) + "\n" for d in given))
+    pq.write_table(pa.Table.from_pylist(given[1:]), tmp_path / "in" / "b.parquet")
+    known = {"score": 0.5, "frame": "report"}
+    store = stored(
+        tmp_path / "in", tmp_path / "x.duckdb", {"a.jsonl": {0: known, 1: known}, "b.parquet": {0: known}}, ids=False
+    )
+    select(store, [str(tmp_path / "in")], tmp_path / "out", Request(where=RULE))
+    removed = tmp_path / "out" / "_removed"
+    plain, kept = (json.loads(line) for line in (removed / "a.jsonl").read_text().splitlines())
+    assert (plain["tropescan_score"], plain["tropescan_frame"]) == (0.5, "report")
+    for one, row in (kept, 1), (table(removed / "b.parquet").to_pylist()[0], 0):
+        mine = {"row": row, "score": 0.5, "frame": "report", "reason": f"removed: {RULE}"}
+        assert one == given[1] | {f"tropescan_{name}__": value for name, value in mine.items()}
+
+
 def test_types_metadata_and_layout_are_kept(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     folder.mkdir()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,14 @@ Rewrite = Callable[[list[int], list[str]], list[str | None]]
 
 REASONS = ("tropescan_row", "tropescan_score", "tropescan_frame", "tropescan_reason")
 """Columns (keys) that a shard of removed documents, or of documents before they were changed, has besides those of its input."""
+
+
+def reason_names(taken: Collection[str]) -> list[str]:
+    """REASONS, with as many underscores behind them all as it takes for none to be `taken`: our own hosts write some of these names."""
+    mark = ""
+    while any(name + mark in taken for name in REASONS):
+        mark += "_"
+    return [name + mark for name in REASONS]
 
 
 @dataclass

@@ -10,7 +10,7 @@ from typing import IO, Any
 import pyarrow as pa
 
 from tropescan.errors import DamagedShard
-from tropescan.selection.changes import REASONS, Change, Counts, check_ids, expected_ids
+from tropescan.selection.changes import REASONS, Change, Counts, check_ids, expected_ids, reason_names
 from tropescan.shards import Columns, File
 from tropescan.shards.files import open_file
 from tropescan.shards.lines import as_text, dumps, loads
@@ -69,7 +69,8 @@ def _decided(
     )
     (new,) = change.texts(at, pa.array([text], pa.large_string()), counts)
     reasons = change.reasons(at, [new is None])
-    before = dumps(document | {name: reasons[name][0].as_py() for name in REASONS}) + b"\n"
+    told = [reasons[name][0].as_py() for name in REASONS]
+    before = dumps(document | dict(zip(reason_names(document), told, strict=True))) + b"\n"
     if new is None:
         return None, before
     return dumps(document | {columns.text: new}) + line[len(line.rstrip(b"\r\n")) :], before

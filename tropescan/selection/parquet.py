@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from tropescan.errors import DamagedShard, MissingColumn, OutputError
 from tropescan.schema import Ints
-from tropescan.selection.changes import REASONS, Change, Counts, check_ids, expected_ids
+from tropescan.selection.changes import REASONS, Change, Counts, check_ids, expected_ids, reason_names
 from tropescan.shards import Columns, File
 from tropescan.shards.files import open_file
 
@@ -185,10 +185,7 @@ def _form(meta: Any) -> dict[str, Any]:
 def _reason_fields(schema: pa.Schema) -> list[pa.Field]:
     """REASONS as fields, with names that the input does not have yet."""
     kinds = (pa.int64(), pa.float64(), pa.string(), pa.string())
-    free = next(
-        mark for mark in ("_" * n for n in range(1 << 10)) if not {r + mark for r in REASONS} & set(schema.names)
-    )
-    return [pa.field(name + free, kind) for name, kind in zip(REASONS, kinds, strict=True)]
+    return [pa.field(name, kind) for name, kind in zip(reason_names(schema.names), kinds, strict=True)]
 
 
 def _beside(chosen: pa.Table, change: Change, part: slice, gone: Any, schema: pa.Schema) -> pa.Table:
