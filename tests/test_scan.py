@@ -183,6 +183,35 @@ def test_a_name_that_is_not_utf_8_costs_its_shard_alone(tmp_path: Path, tropesca
         assert (told["scanned"], told["done_before"]) == (1 - before, before)
 
 
+@pytest.mark.parametrize("kind", ["string", "large_string", "string_view", "dictionary"])
+def test_bad_utf8_in_any_column_of_strings(tmp_path: Path, tropescan: Run, kind: str) -> None:
+    """Not every writer checks its UTF-8."""
+
+    def column(values: list[bytes]) -> pa.Array:
+        if kind == "large_string":
+            return pa.array(values, pa.large_binary()).view(pa.large_string())
+        if kind == "string_view":
+            return pa.Array.from_buffers(pa.string_view(), len(values), pa.array(values, pa.binary_view()).buffers())
+        plain = pa.array(values, pa.binary()).view(pa.string())
+        indices = pa.array(range(len(values)), pa.int32())
+        return pa.DictionaryArray.from_arrays(indices, plain) if kind == "dictionary" else plain
+
+    corpus, db, evil = tmp_path / "in", tmp_path / "x.duckdb", EVIL.encode()
+    corpus.mkdir()
+    bad = {
+        "text": [PLAIN.encode(), evil + b"\xff"],
+        "id": [b"a", b"b\xff"],
+        "url": [b"http://x.org/", b"http://x.org/\xe9"],
+    }
+    pq.write_table(pa.table({name: column(values) for name, values in bad.items()}), corpus / "a.parquet")
+    done = tropescan("scan", corpus, "--db", db, *FAST)
+    assert done.returncode == 0, done.stderr
+    known = [("b\ufffd", "http://x.org/\ufffd", "x.org", len(EVIL) + 1)]
+    assert select(db, "SELECT id, url, domain, characters FROM documents WHERE score > 0") == known
+    strongest = tropescan("passages", "--db", db, "--top", 1, "--json")
+    assert strongest.returncode == 0 and json.loads(strongest.stdout)["text"] == EVIL + "\ufffd"
+
+
 def test_changed_moved_and_doubled_shards(tmp_path: Path, tropescan: Run) -> None:
     db = tmp_path / "x.duckdb"
     for folder in ("one", "two"):

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from tropescan.errors import ShardError
 from tropescan.scanner import Scanner
-from tropescan.schema import COUNTERS, DOCUMENTS, PASSAGES
+from tropescan.schema import COUNTERS, DOCUMENTS, PASSAGES, strings
 from tropescan.shards import Columns, File, Unit, read
 from tropescan.shards.lines import Batch
 
@@ -174,13 +174,9 @@ def _add(part: Part, batch: Batch, scanner: Scanner, documents: list[pa.Table], 
 def _strings(column: pa.Array | None, keep: Any) -> list[str | None]:
     if column is None:
         return [None] * len(keep)
-    taken = column.take(pa.array(keep))
-    if pa.types.is_string(taken.type):
-        taken = taken.cast(pa.binary())  # not every writer checks its UTF-8
-    return [
-        v.decode("utf-8", "replace") if isinstance(v, bytes) else (None if v is None else str(v))
-        for v in taken.to_pylist()
-    ]
+    if column.type in (pa.string_view(), pa.binary_view()):
+        column = column.cast(pa.large_binary())  # Arrow takes no rows out of a view
+    return strings(column.take(pa.array(keep)))
 
 
 def _domain(url: str | None) -> str | None:

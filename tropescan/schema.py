@@ -136,6 +136,18 @@ def texts(column: pa.Array, name: str = "text") -> tuple[pa.Array, npt.NDArray[n
     return column, null, repaired
 
 
+def strings(column: pa.Array) -> list[str | None]:
+    """A column of ids or URLs as the store writes them: bad UTF-8 becomes U+FFFD as in `texts`, and what is no text is written as Python does."""
+    if pa.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    if column.type in (pa.string(), pa.large_string(), pa.string_view()):
+        column = column.cast(pa.large_binary())  # not every writer checks its UTF-8
+    return [
+        v.decode("utf-8", "replace") if isinstance(v, bytes) else None if v is None else str(v)
+        for v in column.to_pylist()
+    ]
+
+
 def _repair(column: pa.Array) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
     raw = column.cast(pa.large_binary()).to_pylist()
     fixed = [b.decode("utf-8", "replace").encode() for b in raw]

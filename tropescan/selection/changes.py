@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from tropescan.errors import CorpusChanged
-from tropescan.schema import Ints, texts
+from tropescan.schema import Ints, strings, texts
 from tropescan.selection.decisions import Decisions
 
 Rewrite = Callable[[list[int], list[str]], list[str | None]]
@@ -96,23 +96,11 @@ def check_ids(path: str, column: pa.Array | None, expected: list[str | None], ro
     """That rows hold the ids that the store has for them, where it has any. Raises CorpusChanged."""
     if column is None:
         return
-    for row, found, stored in zip(rows, as_stored(column), expected, strict=True):
+    for row, found, stored in zip(rows, strings(column), expected, strict=True):
         if stored is not None and found != stored:
             raise CorpusChanged(
                 f"{path} row {row} has id {found!r}, the store says {stored!r}: another id column than at the scan (--id-column), or another corpus"
             )
-
-
-def as_stored(column: pa.Array) -> list[str | None]:
-    """Ids as the store writes them (see parts.py)."""
-    if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
-    if column.type in (pa.string(), pa.large_string(), pa.string_view()):
-        column = column.cast(pa.large_binary())  # not every writer checks its UTF-8
-    return [
-        v.decode("utf-8", "replace") if isinstance(v, bytes) else None if v is None else str(v)
-        for v in column.to_pylist()
-    ]
 
 
 def expected_ids(change: Change, part: slice) -> list[str | None]:

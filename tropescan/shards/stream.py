@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tropescan.errors import DamagedShard, MissingColumn, NotAShard, ShardError, UnreadableShard
+from tropescan.schema import texts
 from tropescan.shards import lines
 from tropescan.shards.files import File, open_file
 from tropescan.shards.lines import Batch
@@ -104,12 +105,7 @@ def rows(file: File, columns: Columns, wanted: set[int]) -> dict[int, str]:
                 batch.rows if batch.rows is not None else np.arange(batch.first_row, batch.first_row + len(batch.text))
             )
             for i in np.flatnonzero(np.isin(here, list(wanted))).tolist():
-                value = (
-                    batch.text[i].as_py()
-                    if not pa.types.is_string(batch.text.type)
-                    else batch.text[i].cast(pa.binary()).as_py()
-                )
-                found[int(here[i])] = value.decode("utf-8", "replace") if isinstance(value, bytes) else (value or "")
+                found[int(here[i])] = texts(batch.text[i : i + 1])[0][0].as_py()
             if len(found) == len(wanted):
                 return found
     return found
