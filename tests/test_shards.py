@@ -17,6 +17,7 @@ import pytest
 from tests.conftest import EVIL, PLAIN, write_shard
 from tropescan import shards
 from tropescan.errors import DamagedShard, MissingColumn, NoShards, NoSuchPath, NotAShard
+from tropescan.schema import strings
 from tropescan.shards import Columns, File, stream
 
 
@@ -134,6 +135,15 @@ def test_lines_that_other_writers_write(tmp_path: Path) -> None:
     assert (batch.bad_lines, batch.repaired) == (1, 2)
 
 
+def test_a_byte_order_mark_is_no_part_of_a_line(tmp_path: Path) -> None:
+    lines = [b'{"text": "one"}', b'{"text": "two"}', b'\xef\xbb\xbf{"text": "of the next file"}', b"\xef\xbb\xbf{"]
+    (tmp_path / "a.jsonl").write_bytes(b"\xef\xbb\xbf" + b"\n".join(lines))
+    file = only(tmp_path / "a.jsonl")
+    (batch,) = shards.read(file, Columns(), shards.plan(file, Columns()).units[0])
+    assert batch.text.to_pylist() == ["one", "two", "of the next file"]
+    assert (batch.bad_lines, batch.repaired) == (1, 0)
+
+
 def test_what_the_caller_wrote_out_is_not_hidden(tmp_path: Path) -> None:
     folder = tmp_path / "_raw" / ".cache"
     folder.mkdir(parents=True)
@@ -162,6 +172,36 @@ def test_ids_that_are_long_integers_are_kept_whole(tmp_path: Path) -> None:
     batches = list(shards.read(only(path), Columns(), shards.plan(only(path), Columns()).units[0]))
     assert [i for b in batches for i in b.id.to_pylist()] == [str(i) for i in ids]
     assert sum(b.repaired for b in batches) == 0
+
+
+def test_ids_of_huge_lines_are_those_of_others(tmp_path: Path) -> None:
+    ids = [
+        "2024-05-01",
+        "2024-05-01T10:00:00Z",
+        "12:30:00",
+        "x",
+        "",
+        7,
+        -7,
+        1 << 63,
+        1.0,
+        1e20,
+        True,
+        None,
+        {"a": [1]},
+        [],
+    ]
+    found: list[list[tuple[str | None, str | None]]] = []
+    for padding in ("", " and weather" * 1_500_000):
+        path = tmp_path / "a.jsonl"
+        with path.open("w") as lines:
+            for id in ids:
+                lines.write(json.dumps({"id": id, "url": "2024-05-01", "text": PLAIN + padding}) + "\n")
+        batches = list(shards.read(only(path), Columns(), shards.plan(only(path), Columns()).units[0]))
+        assert len(batches) == (len(ids) if padding else 1)
+        columns = [(pa.nulls(len(b.text)) if b.id is None else b.id, b.url) for b in batches]
+        found.append([pair for id, url in columns for pair in zip(strings(id), strings(url), strict=True)])
+    assert found[0] == found[1] and len(found[0]) == len(ids)
 
 
 def test_missing_columns_list_those_there_are(tmp_path: Path) -> None:

@@ -75,29 +75,31 @@ def read(file: File, text: str, id: str, url: str, id_required: bool) -> Iterato
 
 def _huge(line: bytes, number: int, text: str, id: str, url: str) -> Batch | None:
     """A line too long to be made a Python string, which takes up to four bytes a character; None where it is not as it should be."""
-    options = pj.ParseOptions(explicit_schema=pa.schema([(text, pa.string())]), unexpected_field_behavior="infer")
-    try:
-        table = pj.read_json(
-            pa.BufferReader(line), pj.ReadOptions(use_threads=False, block_size=len(line) + 1), options
-        )
-    except pa.ArrowInvalid:
-        return None
-    kinds = {str(table[name].type) for name in {id, url} & set(table.column_names)}
-    if len(table) != 1 or table[text].null_count or kinds - {"string", "int64", "null"}:
-        return None  # Arrow, too, makes floats of long integers
-    given = {name: table[name].combine_chunks() for name in table.column_names}
-    return Batch(number, given[text], given.get(id), given.get(url), np.array([number], np.int64), 0)
+    reading = pj.ReadOptions(use_threads=False, block_size=len(line) + 1)
+    # what ids mostly are; Arrow would make times of some strings, and of other kinds something else than `as_text` does
+    for kind in (pa.string(), pa.int64()):
+        schema = pa.schema({url: pa.string(), id: kind, text: pa.string()})
+        options = pj.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
+        try:
+            table = pj.read_json(pa.BufferReader(line), reading, options)
+        except pa.ArrowInvalid:
+            continue
+        if len(table) != 1 or table[text].null_count:
+            return None
+        given = {name: table[name].combine_chunks() for name in {text, id, url} if not table[name].null_count}
+        return Batch(number, given[text], given.get(id), given.get(url), np.array([number], np.int64), 0)
+    return None
 
 
 def loads(line: bytes) -> Any:
-    """A line's JSON value. What orjson refuses or rounds and others write is taken: invalid UTF-8, halves of surrogate pairs, NaN, integers
-    beyond 64 bits. Raises ValueError."""
+    """A line's JSON value. What orjson refuses or rounds and others write is taken: invalid UTF-8, half surrogate pairs, NaN, a byte-order mark,
+    integers beyond 64 bits. Raises ValueError."""
     with contextlib.suppress(orjson.JSONDecodeError):
         value = orjson.loads(line)
         if not _rounded(value):
             return value
     try:
-        return json.loads(line.decode("utf-8", "replace"))
+        return json.loads(line.decode("utf-8-sig", "replace"))
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
