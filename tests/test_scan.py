@@ -6,6 +6,7 @@ import functools
 import http.server
 import json
 import os
+import pwd
 import resource
 import shutil
 import signal
@@ -181,6 +182,19 @@ def test_a_name_that_is_not_utf_8_costs_its_shard_alone(tmp_path: Path, tropesca
         assert done.returncode == 23 and len(done.stderr.splitlines()) == 1 and "not UTF-8" in done.stderr
         assert told["failed"] == {escaped: "UnreadableShard"}
         assert (told["scanned"], told["done_before"]) == (1 - before, before)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs a superuser to become somebody without a home")
+def test_a_user_without_a_home_scans(tmp_path: Path, tropescan: Run) -> None:
+    write_shard(tmp_path / "a.parquet", [EVIL])
+    homeless = {k: v for k, v in os.environ.items() if k not in ("HOME", "XDG_CACHE_HOME")}
+    nobody = 12345
+    with pytest.raises(KeyError):
+        pwd.getpwuid(nobody)
+    done = tropescan(
+        "scan", tmp_path, "--db", tmp_path / "x.duckdb", *FAST, env=homeless, preexec_fn=lambda: os.setreuid(nobody, 0)
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("kind", ["string", "large_string", "string_view", "dictionary"])

@@ -39,7 +39,10 @@ def _keep(path: Path, raw: bytes) -> None:
 
 
 def _folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tropescan"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tropescan"
+    except RuntimeError:  # a user without a home, as containers run: below this, nothing can be kept
+        return Path(os.devnull)
 
 
 def _processor() -> str:
