@@ -184,6 +184,19 @@ def test_a_name_that_is_not_utf_8_costs_its_shard_alone(tmp_path: Path, tropesca
         assert (told["scanned"], told["done_before"]) == (1 - before, before)
 
 
+def test_a_pipe_is_no_shard_and_nobody_waits_for_it(tmp_path: Path, tropescan: Run) -> None:
+    db, corpus = tmp_path / "x.duckdb", tmp_path / "in"
+    corpus.mkdir()
+    write_shard(corpus / "a.parquet", [EVIL])
+    for name in ("p.jsonl", "q.parquet"):
+        os.mkfifo(corpus / name)
+        done = tropescan("scan", corpus / name, "--db", db, *FAST)
+        assert done.returncode == 23 and "it is a pipe" in done.stderr and "Traceback" not in done.stderr
+    done = tropescan("scan", corpus, "--db", db, *FAST, "--retry-failed")
+    assert done.returncode == 23 and len(done.stderr.splitlines()) == 2
+    assert select(db, "SELECT status, count(*) FROM shards GROUP BY ALL ORDER BY 1") == [("done", 1), ("failed", 2)]
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="needs a superuser to become somebody without a home")
 def test_a_user_without_a_home_scans(tmp_path: Path, tropescan: Run) -> None:
     write_shard(tmp_path / "a.parquet", [EVIL])

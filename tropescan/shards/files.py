@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import IO, Any
@@ -129,9 +130,11 @@ def open_file(path: str) -> IO[bytes]:
     """The file for reading, local or remote. Raises UnreadableShard."""
     fs, name = _filesystem(path)
     try:
-        if _is_local(fs):
-            return open(name, "rb")
-        return fs.open(name, "rb", block_size=_REMOTE_BLOCK)  # type: ignore[no-any-return]
+        if not _is_local(fs):
+            return fs.open(name, "rb", block_size=_REMOTE_BLOCK)  # type: ignore[no-any-return]
+        if not stat.S_ISREG(os.stat(name).st_mode):  # a pipe would be waited for, for ever
+            raise UnreadableShard(f"{path} cannot be opened: it is a pipe, a device or a folder: remove or rename it")
+        return open(name, "rb")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
         raise UnreadableShard(f"{path} cannot be opened: {reason}") from None
@@ -152,15 +155,14 @@ def fingerprint(file: File) -> str:
     URL where the store gives none. Raises UnreadableShard.
     """
     digest = xxhash.xxh3_128()
-    fs, name = _filesystem(file.path)
-    if not _is_local(fs):
+    if not _is_local(_filesystem(file.path)[0]):
         digest.update(f"{file.bytes} {file.tag or file.path}".encode())
         return f"r{digest.hexdigest()}"
     try:
-        with open(name, "rb", buffering=0) as raw:
+        with open_file(file.path) as raw:
             block = bytearray(_BLOCK)
             view = memoryview(block)
-            while n := raw.readinto(block):
+            while n := raw.readinto(block):  # type: ignore[attr-defined]
                 digest.update(view[:n])
     except OSError as error:
         raise UnreadableShard(f"{file.path} cannot be read: {error.strerror}") from None
