@@ -228,6 +228,8 @@ def test_what_is_wrong_is_one_line_with_its_own_exit_code(tmp_path: Path, tropes
         (["scan", tmp_path / "nothing", "--db", new], errors.NoSuchPath),
         (["scan", tmp_path / "empty", "--db", new], errors.NoShards),
         (["scan", "nowhere://x/y", "--db", new], errors.InputError),
+        (["scan", f"zip://*.parquet::{tmp_path}/z.zip", "--db", new], errors.InputError),
+        (["scan", f"simplecache::file://{good}", "--db", new], errors.InputError),
         (["scan", good, "--db", new, "--model", "nothing"], errors.ModelError),
         (["scan", good, "--db", new, "--model", broken, "--depth", "fast"], errors.DamagedModel),
         (["scan", good, "--db", tmp_path / "words.duckdb", "--depth", "fast"], errors.WrongSchema),

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import functools
 import http.server
+
+
+import ctypes
 import json
 import os
 import pwd
@@ -182,6 +185,38 @@ def test_a_name_that_is_not_utf_8_costs_its_shard_alone(tmp_path: Path, tropesca
         assert done.returncode == 23 and len(done.stderr.splitlines()) == 1 and "not UTF-8" in done.stderr
         assert told["failed"] == {escaped: "UnreadableShard"}
         assert (told["scanned"], told["done_before"]) == (1 - before, before)
+
+
+def bound_by_permissions() -> None:
+    """Lets a process that is begun by a superuser read no more than the permissions say."""
+    for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+        ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP
+
+
+def test_a_folder_that_cannot_be_listed_is_told_and_counts_as_failed(tmp_path: Path, tropescan: Run) -> None:
+    corpus, secret, db = tmp_path / "in", tmp_path / "in" / "secret", tmp_path / "x.duckdb"
+    for folder in (corpus, secret, corpus / "_hidden", corpus / "open"):
+        folder.mkdir()
+        write_shard(folder / "a.parquet", [f"{folder.name} {EVIL}"])
+    try:
+        for folder in (secret, corpus / "_hidden"):
+            folder.chmod(0)
+        bound: dict[str, Any] = {"preexec_fn": bound_by_permissions}
+        for paths in ([corpus], [f"{corpus}/**/*.parquet"], [f"{corpus}/*/a.parquet", f"{corpus}/*.parquet"]):
+            done = tropescan("scan", *paths, "--db", db, *FAST, "--json", **bound)
+            assert done.returncode == 23 and "Traceback" not in done.stderr
+            assert json.loads(done.stdout)["failed"] == {str(secret): "UnreadableShard"}
+            assert done.stderr.count("cannot be listed (Permission denied)") == len(done.stderr.splitlines()) == 1
+        assert select(db, "SELECT count(*) FROM shards WHERE status = 'done'") == [(2,)]
+        for refused in (
+            tropescan("filter", corpus, "--db", db, "--where", "score > 0.5", "--out", tmp_path / "out", **bound),
+            tropescan("scan", secret, "--db", db, *FAST, **bound),
+        ):
+            assert refused.returncode == 23 and f"{secret} cannot be listed" in refused.stderr
+    finally:
+        for folder in (secret, corpus / "_hidden"):
+            folder.chmod(0o700)
+    assert json.loads(tropescan("scan", corpus, "--db", db, *FAST, "--json").stdout)["failed"] == {}
 
 
 def test_a_pipe_is_no_shard_and_nobody_waits_for_it(tmp_path: Path, tropescan: Run) -> None:

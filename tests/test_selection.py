@@ -591,14 +591,14 @@ def test_lines_behind_a_byte_order_mark_are_selected_from(tmp_path: Path) -> Non
     folder = tmp_path / "in"
     folder.mkdir()
     raw = [b'\xef\xbb\xbf{"text": "bad. good."}\n', b'{"text": "fine."}\n']
-    (folder / "a.jsonl").write_bytes(b"".join(raw))
-    store = stored(folder, tmp_path / "x.duckdb", {"a.jsonl": {0: {"score": 0.9, "spans": [(0, 5)]}}}, ids=False)
+    (folder / "what?.jsonl").write_bytes(b"".join(raw))
+    store = stored(folder, tmp_path / "x.duckdb", {"what?.jsonl": {0: {"score": 0.9, "spans": [(0, 5)]}}}, ids=False)
     done = select(store, [str(folder)], tmp_path / "drop", Request(where=RULE))
-    assert not done.failed and (tmp_path / "drop" / "a.jsonl").read_bytes() == raw[1]
+    assert not done.failed and (tmp_path / "drop" / "what?.jsonl").read_bytes() == raw[1]
     select(store, [str(folder)], tmp_path / "mask", Request("mask", RULE))
-    assert (tmp_path / "mask" / "a.jsonl").read_bytes() == b'{"text":"good."}\n' + raw[1]
+    assert (tmp_path / "mask" / "what?.jsonl").read_bytes() == b'{"text":"good."}\n' + raw[1]
     select(store, [str(folder)], tmp_path / "keep", Request(where="score > 1"))
-    assert (tmp_path / "keep" / "a.jsonl").read_bytes() == b"".join(raw)
+    assert (tmp_path / "keep" / "what?.jsonl").read_bytes() == b"".join(raw)
 
 
 VIEWS = {"id": (pa.string_view(), str), "text": (pa.string_view(), str), "more": (pa.binary_view(), str.encode)}

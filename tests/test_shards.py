@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -71,6 +72,51 @@ def test_a_folder_with_brackets_is_no_glob(tmp_path: Path) -> None:
     (tmp_path / "corpus [1]").mkdir()
     write_shard(tmp_path / "corpus [1]" / "a.parquet", [PLAIN])
     assert len(shards.find([tmp_path / "corpus [1]"])) == 1
+
+
+def test_links_are_followed_and_may_lead_round(tmp_path: Path) -> None:
+    for name in ("blobs/x", "in/a.jsonl", "in/real/b.jsonl", "elsewhere/deep/c.jsonl", "elsewhere/_aside/d.jsonl"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    links = {
+        "in/l.jsonl": "blobs/x",
+        "in/gone.jsonl": "nothing",
+        "in/again": "in/real",
+        "in/round": "in",
+        "in/out": "elsewhere",
+        "elsewhere/deep/up": "elsewhere",
+        "in/self": "in/self",
+    }
+    for name, target in links.items():
+        (tmp_path / name).symlink_to(tmp_path / target)
+
+    def names(pattern: str) -> list[str]:
+        return [f.path.removeprefix(f"{tmp_path}/") for f in shards.find([f"{tmp_path}/{pattern}"])]
+
+    below = ["in/a.jsonl", "in/gone.jsonl", "in/l.jsonl", "in/out/deep/c.jsonl", "in/real/b.jsonl"]
+    assert names("in") == below
+    assert names("in/*.jsonl") == below[:3]
+    assert names("i*/**/?.jsonl") == [n for n in below if "gone" not in n]
+    assert names("in/*/[bc].jsonl") == ["in/again/b.jsonl", "in/real/b.jsonl"]
+    assert names("in/ag*") == ["in/again/b.jsonl"] and names("*/deep") == ["elsewhere/deep/c.jsonl"]
+    (linked,) = shards.find([tmp_path / "in" / "l.jsonl"])
+    assert linked.bytes == 1 and shards.fingerprint(linked) == shards.fingerprint(only(tmp_path / "in" / "a.jsonl"))
+
+
+def test_names_with_colons_and_question_marks_are_names(tmp_path: Path) -> None:
+    line = json.dumps({"text": PLAIN}).encode()
+    names = ["Foo::Bar.jsonl", "what?.jsonl", "zip::a?b.jsonl"]
+    for name in names:
+        (tmp_path / name).write_bytes(line)
+    store = fsspec.filesystem("memory")
+    store.pipe("/colons/Foo::Bar.jsonl", line)
+    for found in (shards.find([tmp_path]), [only(tmp_path / n) for n in names], shards.find(["memory://colons"])):
+        assert {f.path.rsplit("/", 1)[-1] for f in found} <= set(names)
+        assert [everything(f) for f in found] == [[(0, PLAIN)]] * len(found)
+        assert len({shards.fingerprint(f) for f in found}) == 1
+    assert len(shards.find([tmp_path])) == 3
+    assert File("https://a.example/b.jsonl.gz?token=1.parquet", 0, "").format == "jsonl.gz"
+    assert File("/a/b.jsonl?token=1", 0, "").format == ""
 
 
 def test_the_fingerprint_is_of_the_content(tmp_path: Path) -> None:

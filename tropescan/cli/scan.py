@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from tropescan.errors import InputError, exit_code
+from tropescan.errors import InputError, UnreadableShard, exit_code
 from tropescan.report import Display, console
 from tropescan.runners.folder import Folder
 from tropescan.runners.schedule import Summary
@@ -20,15 +20,22 @@ from tropescan.store import Store
 def scan(given: argparse.Namespace) -> int:
     """Scans and prints what was done; the exit code tells whether shards failed."""
     _check(given)
-    files = find(given.path)
+    display = Display(console(sys.stderr), quiet=given.json)
+    unlisted: set[str] = set()
+
+    def tell(folder: str, line: str) -> None:
+        unlisted.add(folder)
+        display.note(line)
+
+    files = find(given.path, tell)
     if given.slice:
         which, of = given.slice
         files = files[which::of]
-    display = Display(console(sys.stderr), quiet=given.json)
     try:
         summary = _run(given, files, display)
     finally:
         display.end()
+    summary.failed |= dict.fromkeys(sorted(unlisted), UnreadableShard.__name__)
     if given.json:
         print(orjson.dumps(asdict(summary)).decode())
     else:

@@ -45,8 +45,8 @@ def locate(paths: Sequence[str]) -> list[tuple[File, str]]:
         for file in find([path]):
             if file.path in files:
                 continue
-            name = file.path.removeprefix(below) if file.path.startswith(below) else file.path.rsplit("/", 1)[-1]
-            name = _safe(name.split("?")[0], file.path)
+            name = file.name.removeprefix(below) if file.name.startswith(below) else file.name.rsplit("/", 1)[-1]
+            name = _safe(name, file.path)
             if name.lower() in names:
                 raise OutputError(
                     f"{file.path} and {names[name.lower()]} would both be written to {name}: select from one corpus at a time, each into its own folder"
