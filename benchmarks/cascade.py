@@ -129,7 +129,9 @@ def main() -> None:
     )
     options.add_argument("--passages", type=int, default=10_000, help="of each folder (default: 10,000)")
     options.add_argument("--labels", nargs="*", default=[], help="labelled passages, taken as documents")
-    options.add_argument("--texts", type=Path, nargs="+", default=[], help="where labels that are pointers find their texts")
+    options.add_argument(
+        "--texts", type=Path, nargs="+", default=[], help="where labels that are pointers find their texts"
+    )
     options.add_argument("--model", default="evil-ai")
     options.add_argument("--device", default="cpu")
     options.add_argument(

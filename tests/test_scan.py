@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import http.server
-
-
-import ctypes
 import json
 import os
 import pwd
