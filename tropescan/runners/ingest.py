@@ -66,6 +66,8 @@ class _Known:
         self.shards: set[str] = set()
         if not store.path.is_file():
             return
+        with store.connect():  # a kill may have left a file without tables
+            pass
         for row in store.rows("SELECT path, shard, scanned_at FROM shards WHERE model = ?", [model]):
             self.shard[row["path"]], self.at[row["path"]] = row["shard"], row["scanned_at"] or _NEVER
         for row in store.rows("SELECT shard, unit, status, scanned_at FROM units WHERE model = ?", [model]):
