@@ -130,6 +130,7 @@ def train(
     say(f"variants of scenes, to tell apart: {variants} of {len(pairs)} passages")
     kept = fits.place(folder, everything, ENCODER)
     encoded, fast, logits = fit_all(everything, ENCODER, kept, say)
+    seen = {p.source for p in [*passages, *extra, *pairs]} | {source for _, source in [*refused, *unlabelled]}
     tuned = deltas.narrowed(encoded.tuned.tensors, deltas.base(verified(ENCODER)))
     reports = finish(
         folder,
@@ -144,12 +145,7 @@ def train(
             "hit_floor": 0.05,
             "passage": {"target": cutting.TARGET, "reach": cutting.REACH},
             "outputs": list(OUTPUTS),
-            "training_sources": sorted(
-                {
-                    *(source_key(p.source) for p in [*passages, *extra, *pairs]),
-                    *(source_key(source) for _, source in [*refused, *unlabelled]),
-                }
-            ),
+            "training_sources": sorted(map(source_key, seen)),
         },
         gate=gate,
         fast=fast.tier,

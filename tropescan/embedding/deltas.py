@@ -1,6 +1,6 @@
 """The tuned layers as a model folder keeps them: what tuning changed of the encoder's own weights, in eight bits a number.
 
-Tuning moves a weight by 0.0016 on average and 0.016 at the most, so that a step of a row's largest change over 127 comes within 0.0004 of a matrix
+Tuning moves a weight by 0.0016 (root mean square) and 0.016 at the most, so that a step of a row's largest change over 127 comes within 0.0004 of a matrix
 (root mean square, relative), ten times as near as bf16, in which it is run: half of the size of halves, and vectors of a cosine of 0.9999996 to
 theirs (reports/log.md). Vectors of biases and norms are kept as they are.
 """

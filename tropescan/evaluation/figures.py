@@ -99,8 +99,6 @@ def ratio(sources: list[str], part: Ints, whole: Ints) -> Estimate:
         return float("nan"), float("nan"), float("nan")
     value = float(part.sum() / whole.sum())
     name, member = np.unique(np.array(sources), return_inverse=True)
-    if len(name) < 2:
-        return value, float("nan"), float("nan")
     parts, wholes = np.bincount(member, part), np.bincount(member, whole)
     if np.count_nonzero(wholes) < 2:
         return value, float("nan"), float("nan")

@@ -193,14 +193,15 @@ def _beside(chosen: pa.Table, change: Change, part: slice, gone: Any, schema: pa
     return pa.Table.from_arrays([*chosen.columns, *(pa.chunked_array([reasons[r]]) for r in REASONS)], schema=schema)
 
 
-def _only(table: pa.Table, rows: Ints) -> pa.Table:
-    """These rows of the table, which are in ascending order."""
-    keep = np.zeros(len(table), bool)
-    keep[rows] = True
+def _only(table: pa.Table, rows: Ints, *, but: bool = False) -> pa.Table:
+    """These rows of the table, in its order; with `but` all others."""
+    keep = np.full(len(table), but)
+    keep[rows] = not but
     try:
         return table.filter(pa.array(keep))
     except pa.ArrowNotImplementedError:  # it filters no views: slices, a run of rows each
-        runs = np.split(rows, np.flatnonzero(np.diff(rows) > 1) + 1) if len(rows) else []
+        kept = np.flatnonzero(keep)
+        runs = np.split(kept, np.flatnonzero(np.diff(kept) > 1) + 1) if len(kept) else []
         return pa.concat_tables([table.slice(0, 0), *(table.slice(run[0], len(run)) for run in runs)])
 
 
@@ -218,7 +219,7 @@ def _edited(table: pa.Table, text: int, rows: Ints, new: list[str | None], gone:
         edited = pa.chunked_array(chunks, type=kind)
         table = table.set_column(text, table.schema.field(text), edited.unify_dictionaries())
     if gone.any():
-        table = _only(table, np.setdiff1d(np.arange(len(table)), rows[gone]))
+        table = _only(table, rows[gone], but=True)
     return table
 
 
