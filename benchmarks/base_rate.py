@@ -59,8 +59,8 @@ def checked(store: Store, depth: str, rows: int | None = None) -> dict[str, Any]
             f"{store.path} is not finished ({len(undone)} shards, {undone[0]} first): `draw` goes on with it"
         )
     shares = {r["audit"] for r in found} - {AUDIT}
-    if shares:
-        stored = ", ".join(f"{s:g}" for s in sorted(shares))
+    if shares:  # null where an ingest brought parts of several shares
+        stored = ", ".join("several" if s is None else f"{s:g}" for s in sorted(shares, key=str))
         raise StoreError(
             f"{store.path} was scanned with an audit share of {stored}, this benchmark needs {AUDIT:g}: give a new file to --db"
         )

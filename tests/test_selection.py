@@ -26,12 +26,11 @@ from hypothesis import strategies as st
 from tests.conftest import EVIL, PLAIN, SAMPLE, python, write_shard
 from tropescan import persistence, shards
 from tropescan.cli import main
-from tropescan.errors import CorpusChanged, NotScanned, OutputError, RuleError
+from tropescan.errors import CorpusChanged, InputError, NotScanned, OutputError, RuleError
 from tropescan.parts import Part
 from tropescan.schema import DOCUMENTS, FACETS, PASSAGES
 from tropescan.selection import Request, dry, preset, rules, select, spans, weigh
 from tropescan.shards import Columns
-from tropescan.shards.files import fingerprint
 from tropescan.store import Entry, Store
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
@@ -72,8 +71,8 @@ def stored(corpus: Path, db: Path, scores: dict[str, dict[int, dict[str, Any]]],
                 documents=pa.Table.from_pylist(inside, DOCUMENTS), passages=pa.Table.from_pylist(passages, PASSAGES)
             )
             part.counters["rows"], passages = max(0, unit.rows), []
-            parts.append((fingerprint(file), KEY, unit, part))
-        store.commit(parts, [Entry(fingerprint(file), KEY, file, plan, 0.0)])
+            parts.append((shards.fingerprint(file), KEY, unit, part))
+        store.commit(parts, [Entry(shards.fingerprint(file), KEY, file, plan, 0.0)])
     return store
 
 
@@ -399,6 +398,19 @@ def test_a_changed_corpus_is_refused(corpus: tuple[Path, Store], tmp_path: Path)
     done = select(store, [str(folder)], tmp_path / "out", Request(where=RULE))
     assert [Path(p).name for p in done.failed] == ["b.parquet"] and not (tmp_path / "out" / "b.parquet").exists()
     assert (tmp_path / "out" / "a.parquet").exists()
+
+
+def test_a_name_that_is_not_utf_8_is_told(corpus: tuple[Path, Store], tmp_path: Path) -> None:
+    folder, store = corpus
+    shutil.copy(folder / "b.parquet", os.fsencode(folder) + b"/caf\xe9.parquet")
+    for unscanned in ("keep", "drop"):
+        for chosen in (
+            lambda r: select(store, [str(folder)], tmp_path / "out", r),
+            lambda r: weigh(store, [str(folder)], tmp_path / "weights", "1.0", r),
+        ):
+            with pytest.raises(InputError, match=r"caf\\udce9\.parquet .* not UTF-8: rename it"):
+                chosen(Request(where=RULE, unscanned=unscanned))
+    assert not (tmp_path / "out").exists() and not (tmp_path / "weights").exists()
 
 
 def test_spans_are_cut_out_of_no_other_column(tmp_path: Path, tropescan: Run) -> None:

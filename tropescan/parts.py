@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from tropescan.errors import ShardError
 from tropescan.scanner import Scanner
-from tropescan.schema import COUNTERS, DOCUMENTS, PASSAGES, strings
+from tropescan.schema import COUNTERS, DOCUMENTS, PASSAGES, plain, strings
 from tropescan.shards import Columns, File, Unit, read
 from tropescan.shards.lines import Batch
 
@@ -172,11 +172,7 @@ def _add(part: Part, batch: Batch, scanner: Scanner, documents: list[pa.Table], 
 
 
 def _strings(column: pa.Array | None, keep: Any) -> list[str | None]:
-    if column is None:
-        return [None] * len(keep)
-    if column.type in (pa.string_view(), pa.binary_view()):
-        column = column.cast(pa.large_binary())  # Arrow takes no rows out of a view
-    return strings(column.take(pa.array(keep)))
+    return [None] * len(keep) if column is None else strings(plain(column).take(pa.array(keep)))
 
 
 def _domain(url: str | None) -> str | None:

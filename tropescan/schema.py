@@ -136,12 +136,21 @@ def texts(column: pa.Array, name: str = "text") -> tuple[pa.Array, npt.NDArray[n
     return column, null, repaired
 
 
-def strings(column: pa.Array) -> list[str | None]:
-    """A column of ids or URLs as the store writes them: bad UTF-8 becomes U+FFFD as in `texts`, and what is no text is written as Python does."""
+def plain(column: pa.Array) -> pa.Array:
+    """The values in a type that pyarrow can take rows out of: views become large strings or binaries, dictionaries their values."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
-    if column.type in (pa.string(), pa.large_string(), pa.string_view()):
-        column = column.cast(pa.large_binary())  # not every writer checks its UTF-8
+    if column.type not in (pa.string_view(), pa.binary_view()):
+        return column
+    wide = column.cast(pa.large_binary())  # not every writer checks its UTF-8
+    return wide.view(pa.large_string()) if column.type == pa.string_view() else wide
+
+
+def strings(column: pa.Array) -> list[str | None]:
+    """A column of ids or URLs as the store writes them: bad UTF-8 becomes U+FFFD as in `texts`, and what is no text is written as Python does."""
+    column = plain(column)
+    if column.type in (pa.string(), pa.large_string()):
+        column = column.cast(pa.large_binary())
     return [
         v.decode("utf-8", "replace") if isinstance(v, bytes) else None if v is None else str(v)
         for v in column.to_pylist()

@@ -283,8 +283,7 @@ def at_most(state: Schedule) -> int:
 
 def _triage(state: Schedule, file: File) -> None:
     """Files that did not change since they were settled are not even opened; the others are planned."""
-    name = file.path.encode("utf-8", "backslashreplace").decode()
-    if name != file.path:  # neither an order nor a table can hold such a name
+    if (name := file.printable) != file.path:  # neither an order nor a table can hold such a name
         why = f"{name} cannot be scanned under a name that is not UTF-8: rename it"
         state.set_aside(replace(file, path=name), UnreadableShard.__name__, why)
         return

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from tropescan.errors import CorpusChanged, NotScanned, OutputError, ShardError
-from tropescan.shards import File, find
-from tropescan.shards.files import fingerprint
+from tropescan.errors import CorpusChanged, InputError, NotScanned, OutputError, ShardError
+from tropescan.shards import File, find, fingerprint
 from tropescan.store import Store
 
 UNSCANNED = ("refuse", "keep", "drop")
@@ -45,6 +44,8 @@ def locate(paths: Sequence[str]) -> list[tuple[File, str]]:
         for file in find([path]):
             if file.path in files:
                 continue
+            if file.printable != file.path:
+                raise InputError(f"{file.printable} cannot be selected from under a name that is not UTF-8: rename it")
             name = file.name.removeprefix(below) if file.name.startswith(below) else file.name.rsplit("/", 1)[-1]
             name = _safe(name, file.path)
             if name.lower() in names:

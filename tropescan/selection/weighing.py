@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from tropescan import __version__
 from tropescan.errors import CorpusChanged
+from tropescan.schema import plain
 from tropescan.selection import decisions, lines, parquet, rules
 from tropescan.selection.changes import Counts, check_ids
 from tropescan.selection.decisions import Weights
@@ -80,7 +81,7 @@ class Weighing:
             there = self._columns.id in shard.schema_arrow.names
             for g in range(shard.metadata.num_row_groups):
                 if there:
-                    yield _plain(shard.read_row_group(g, columns=[self._columns.id])[self._columns.id].combine_chunks())
+                    yield plain(shard.read_row_group(g, columns=[self._columns.id])[self._columns.id].combine_chunks())
                 else:
                     yield pa.nulls(shard.metadata.row_group(g).num_rows, pa.string())
 
@@ -93,13 +94,6 @@ class Weighing:
                 pending = []
         if pending:
             yield pa.array(pending, pa.string())
-
-
-def _plain(ids: pa.Array) -> pa.Array:
-    """Ids as an array that pyarrow can take some out of."""
-    if ids.type in (pa.string_view(), pa.binary_view()):
-        return ids.cast(pa.large_string() if ids.type == pa.string_view() else pa.large_binary())
-    return ids.dictionary_decode() if pa.types.is_dictionary(ids.type) else ids
 
 
 def _id(line: bytes, key: str) -> str | None:

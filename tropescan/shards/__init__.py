@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tropescan.shards.files import File, find, fingerprint, unchanged
+from tropescan.shards.files import File, fingerprint
+from tropescan.shards.finding import find, unchanged
 from tropescan.shards.stream import Columns, Plan, Unit, plan, read, rows
 
 __all__ = ["Columns", "File", "Plan", "Unit", "find", "fingerprint", "plan", "read", "rows", "unchanged"]

@@ -1,0 +1,102 @@
+"""The shards under paths, directories, globs and URLs of any fsspec filesystem."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from tropescan.errors import CorpusChanged, NoShards, NoSuchPath, UnreadableShard
+from tropescan.shards import folders
+from tropescan.shards.files import FORMATS, File, filesystem, fingerprint, is_local
+
+
+def find(paths: Iterable[str | os.PathLike[str]], unlisted: Callable[[str, str], None] | None = None) -> list[File]:
+    """The shards under these paths, each once, in the order of their paths.
+
+    A path is a file, a directory (searched to the bottom; names that begin with '.' or '_' are passed over), a glob, or a URL of an
+    fsspec filesystem with any of these. A file named outright is a shard whatever its name. `unlisted` gets the path of every local folder
+    that cannot be listed, and a line on it; without it that raises UnreadableShard. Raises NoSuchPath, NoShards, InputError, MissingExtra.
+    """
+    found: dict[str, File] = {}
+    for path in paths:
+        for file in _under(os.fspath(path), unlisted):
+            found.setdefault(file.path, file)
+    return [found[p] for p in sorted(found)]
+
+
+def _under(path: str, unlisted: Callable[[str, str], None] | None) -> list[File]:
+    fs, root = filesystem(path)
+    globbed = any(c in path for c in "*?[") and not (is_local(fs) and os.path.exists(root))
+    closed: folders.Closed = {}
+    try:
+        files, named = _local(root, globbed, closed) if is_local(fs) else _remote(fs, root, globbed)
+    except FileNotFoundError:
+        raise NoSuchPath(f"no such path: {path}") from None
+    except PermissionError as error:
+        raise UnreadableShard(f"{path} cannot be listed: {error.strerror or error}") from None
+    except (OSError, ValueError) as error:
+        raise NoSuchPath(f"{path} cannot be listed: {type(error).__name__} {error}") from None
+    shards = [f for f in files if named or f.format]
+    for folder, why in closed.items():
+        line = f"{folder} cannot be listed ({why}): let it be read, or give paths that leave it out"
+        if unlisted is None or not shards:
+            raise UnreadableShard(line)
+        unlisted(folder, line)
+    if globbed and not files:
+        raise NoSuchPath(f"no file matches {path}: check the pattern, and quote it from the shell")
+    if not shards:
+        raise NoShards(f"no shard under {path}: looked for {', '.join(FORMATS)}")
+    return shards
+
+
+def _local(root: str, globbed: bool, closed: folders.Closed) -> tuple[list[File], bool]:
+    """The files under a path, and whether it is one itself."""
+    named = not globbed and not os.path.isdir(root)
+    if named:
+        os.stat(root)  # raises where there is nothing
+    tops = folders.matching(root, closed) if globbed else [root]
+    paths = [p for top in tops for p in (folders.below(top, closed) if os.path.isdir(top) else [top])]
+    return [_on_disk(p) for p in paths], named
+
+
+def _on_disk(path: str) -> File:
+    try:
+        at = os.stat(path)
+    except OSError:  # a link that leads nowhere: it is told as any shard that cannot be opened
+        return File(path, 0, "")
+    return File(path, at.st_size, str(at.st_mtime_ns))
+
+
+def _remote(fs: Any, root: str, globbed: bool) -> tuple[list[File], bool]:
+    """As `_local`."""
+    # what the caller wrote out is no hidden name, only what was found below it is
+    below = root.rstrip("/") + "/"
+    if globbed:
+        below = root[: min(root.index(c) for c in "*?[" if c in root)].rpartition("/")[0] + "/"
+        infos = fs.glob(root, detail=True).values()
+        files = [i for i in infos if i["type"] == "file"]
+        for info in infos:
+            if info["type"] == "directory":
+                files += fs.find(info["name"], detail=True).values()
+    else:
+        info = fs.info(root)
+        if info["type"] != "directory":
+            return [_in_store(fs, info)], True
+        files = list(fs.find(root, detail=True).values())
+    hidden = [any(p.startswith(folders.HIDDEN) for p in i["name"].removeprefix(below).split("/")) for i in files]
+    return [_in_store(fs, i) for i, passed in zip(files, hidden, strict=True) if not passed], False
+
+
+def _in_store(fs: Any, info: dict[str, Any]) -> File:
+    tags = ("ETag", "etag", "md5Hash", "blob_id", "LastModified", "mtime", "last_modified")
+    tag = next((str(info[k]) for k in tags if info.get(k)), "")
+    return File(str(fs.unstrip_protocol(info["name"])), int(info.get("size") or 0), tag)
+
+
+def unchanged(path: str, shard: str, size: int, tag: str) -> File:
+    """The file at a path, which still is the shard that was scanned there. Raises CorpusChanged, InputError, UnreadableShard."""
+    (now,) = find([path])
+    if (now.bytes, now.tag) != (size, tag) and fingerprint(now) != shard:
+        raise CorpusChanged(f"{path} changed since it was scanned: scan it again")
+    return now
