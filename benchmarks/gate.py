@@ -43,6 +43,8 @@ def main() -> None:
     options.add_argument("--background", type=Path, required=True)
     options.add_argument("--report", type=Path)
     given = options.parse_args()
+    if missing := [p for p in (*given.labels, given.background, *given.texts) if not Path(p).exists()]:
+        options.error(f"no such path: {missing[0]}")
     gate = persistence.load(given.model).gate
     said: list[str] = []
     lines = [
@@ -63,7 +65,8 @@ def main() -> None:
         passed = passing(gate, [p.text for p in positive]).astype(np.int64)
         _, low, high = ratio([p.source for p in positive], passed, np.ones_like(passed))
         k, n = int(passed.sum()), len(positive)
-        lines.append(f"| {path} | {n} | {k} | {k / n:.2%}, {low:.1%} to {high:.1%} |")
+        interval = "-" if np.isnan(low) else f"{low:.1%} to {high:.1%}"  # all resamples agree, or a single source
+        lines.append(f"| {path} | {n} | {k} | {k / n:.2%}, {interval} |")
     lines += [
         "",
         *said,

@@ -1,6 +1,6 @@
 """Fits a model's calibration, fast floors and thresholds again, as `tropescan train` does, from the out-of-source outputs that its folder keeps.
 
-    python benchmarks/recalibrate.py MODEL --labels FILE... --extra FILE... --texts DIR --refused N --unlabelled N --pairs N
+    python benchmarks/recalibrate.py MODEL --labels FILE... --extra FILE... --texts DIR... --refused N --unlabelled N --pairs N
 
 For a change of calibration alone: neither tier is trained. `--labels` must be those that the model was trained on, in their order; `--extra`,
 `--refused`, `--unlabelled` and `--pairs`, how many such passages it was trained on, are told in the card. Writes the folder in place.
@@ -22,7 +22,7 @@ def main() -> None:
     options.add_argument("model")
     options.add_argument("--labels", nargs="+", required=True)
     options.add_argument("--extra", nargs="+", default=[])
-    options.add_argument("--texts", required=True)
+    options.add_argument("--texts", nargs="+", required=True)
     options.add_argument("--refused", type=int, default=0)
     options.add_argument("--unlabelled", type=int, default=0)
     options.add_argument("--pairs", type=int, default=0)
@@ -30,8 +30,8 @@ def main() -> None:
     model = persistence.load(given.model)
     passages = corpus.load(given.labels, given.texts, print)
     held = persistence.out_of_source(model)
-    rows = [held.row[p.id] for p in passages]
-    if [held.digest[i] for i in rows] != [persistence.text_key(p.text) for p in passages]:
+    rows = [held.row[p.id] for p in passages if p.id in held.row]
+    if len(rows) < len(passages) or [held.digest[i] for i in rows] != [persistence.text_key(p.text) for p in passages]:
         sys.exit("the labels are not those that the model was trained on")
     extra = corpus.load(given.extra, given.texts, print) if given.extra else []
     reports = finish(

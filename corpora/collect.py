@@ -158,7 +158,7 @@ def collect(source: dict[str, Any], folder: Path) -> list[tuple[str, str, str]]:
     repo, commit = source["repo"], source["commit"]
     rows: list[tuple[str, str, str]] = []
     seen: set[str] = set()
-    for line in _git(folder, "ls-tree", "-r", "-l", "-z", commit).decode().split("\0"):
+    for line in _git(folder, "ls-tree", "-r", "-l", "-z", commit).decode("utf-8", "backslashreplace").split("\0"):
         about, _, path = line.partition("\t")
         if not path or not any(fnmatch.fnmatchcase(path, glob) for glob in source["paths"]):
             continue
@@ -168,8 +168,9 @@ def collect(source: dict[str, Any], folder: Path) -> list[tuple[str, str, str]]:
         try:
             text = _git(folder, "cat-file", "blob", blob).decode("utf-8", "replace").replace("\0", "")
             found = documents(text, source["format"], source.get("fields", []))
-        except (ValueError, csv.Error, subprocess.CalledProcessError) as error:
-            print(f"{repo}: {path} is left out: {error}", file=sys.stderr)
+        # AssertionError: html.parser on some declarations; RecursionError: JSON nested too deep
+        except (ValueError, AssertionError, RecursionError, csv.Error, subprocess.CalledProcessError) as error:
+            print(f"{repo}: {path} is left out: {type(error).__name__} {error}", file=sys.stderr)
             continue
         for number, document in enumerate(found):
             url = f"https://github.com/{repo}/blob/{commit}/{path}#{number}"

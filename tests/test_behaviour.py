@@ -50,6 +50,15 @@ def test_the_pairs_that_measure_are_of_no_scene_that_was_trained_on() -> None:
     assert {source_key(p.source) for p in fitted} <= trained
 
 
+def test_a_case_is_true_or_false(tmp_path: Path) -> None:
+    case = {"id": "a", "family": "f", "text": "t", "positive": False}
+    (good := tmp_path / "good.jsonl").write_text(json.dumps(case) + "\n\n")
+    assert behaviour.load(good) == [behaviour.Case("a", "f", "t", False)]
+    (bad := tmp_path / "bad.jsonl").write_text(json.dumps(case | {"positive": "false"}))
+    with pytest.raises(LabelError, match=r"bad\.jsonl line 1 is no case"):
+        behaviour.load(bad)
+
+
 def test_there_are_cases_enough_and_pairs_have_their_base() -> None:
     rows = [json.loads(line) for line in CASES.read_text().splitlines()]
     ids = {r["id"] for r in rows}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -90,6 +91,30 @@ def test_texts_are_those_of_the_commit_in_every_format(tmp_path: Path) -> None:
     urls = [t["url"][0].as_py() for t in tables.values()]
     assert urls[0] == f"https://github.com/o/md/blob/{sources[0]['commit']}/posts/one.md#0"
     assert {t["source"][0].as_py() for t in tables.values()} == {f"o/{form}" for form in FORMS}
+
+
+def test_an_odd_file_costs_itself_alone(tmp_path: Path) -> None:
+    odd = {
+        b"a.html": b"<![foo[ " + LONG.encode(),
+        b"b.json": b"[" * 100_000 + b"]" * 100_000,
+        b"caf\xe9.md": LONG.encode(),
+    }
+    sources: list[dict[str, object]] = []
+    for number, form in enumerate(("html", "json", "md")):
+        repo = tmp_path / f"o+{number}" / "repo"
+        repo.mkdir(parents=True)
+        git(repo, "init", "-q")
+        for name, raw in odd.items():
+            Path(os.fsdecode(os.fsencode(repo) + b"/" + name)).write_bytes(raw)
+        git(repo, "add", ".")
+        git(repo, "commit", "-qm", "one")
+        about = {"repo": f"o/{number}", "commit": git(repo, "rev-parse", "HEAD"), "register": "blog", "fields": ["x"]}
+        sources.append(about | {"paths": [f"*.{form}"], "format": form})
+    done = collected(tmp_path, sources)
+    assert done.returncode == 0 and "Traceback" not in done.stderr
+    assert [line.split(" left out")[0] for line in done.stderr.splitlines()] == ["o/0: a.html is", "o/1: b.json is"]
+    (url,) = pq.read_table(tmp_path / "texts" / "more" / "o+2.parquet")["url"].to_pylist()
+    assert url.endswith("/caf\\xe9.md#0")
 
 
 def test_a_repository_that_cannot_be_had_is_named(tmp_path: Path) -> None:

@@ -45,8 +45,8 @@ def test_figures_are_those_of_scikit_learn(rows: list[tuple[int, int]]) -> None:
     positive, score = np.array([y for y, _ in rows]), np.array([s / 6 for _, s in rows])
     assert evaluation.average_precision(positive, score) == pytest.approx(average_precision_score(positive, score))
     assert evaluation.f1(positive, score >= 0.5) == pytest.approx(f1_score(positive, score >= 0.5, zero_division=0))
-    precision, recall, _ = precision_recall_curve(positive, score)
-    best = max([r for p, r in zip(precision[:-1], recall[:-1], strict=True) if p >= 0.8], default=0.0)
+    every = zip(*precision_recall_curve(positive, score), strict=False)  # the last has no threshold
+    best = max([r for p, r, t in every if p >= 0.8 and t > 0], default=0.0)
     found, threshold = evaluation.recall_at(positive, score, 0.8)
     assert found == pytest.approx(best)
     if found:
@@ -134,6 +134,31 @@ def test_recall_at_its_threshold_is_what_its_name_says(scores: list[int], refuse
         assert (score >= chosen["recall_0.95"]["threshold"] - 5e-5).mean() >= 0.95
 
 
+def test_no_threshold_flags_what_the_tiers_refuse() -> None:
+    positive, score = np.array([1] * 36 + [0] * 6), np.array([0.0] * 24 + [0.6] * 12 + [0.1] * 6)
+    sources = [f"s{i % 6}" for i in range(42)]
+    chosen = evaluation.choose_thresholds(positive, score, sources)
+    assert {chosen[n]["threshold"] for n in ("default", "precision_0.8", "precision_0.9")} == {0.6}
+    assert evaluation.recall_at(positive, score, 0.8) == (12 / 36, 0.6)
+    assert evaluation.curve(positive, score) == [(12 / 36, 1.0), (12 / 36, 12 / 18)]
+    assert evaluation.curve(positive, np.zeros(42)) == [] and np.isnan(evaluation.best_threshold(positive, score * 0))
+
+
+def test_a_resample_without_positives_is_left_out() -> None:
+    positive = np.array([1, 0, 0, 0] * 2 + [0] * 32)  # in two sources of ten
+    score, sources = np.where(positive, 0.9, 0.1), [f"s{i // 4}" for i in range(40)]
+    found = evaluation.measure(
+        [passage(i, 3 * y, s) for i, (y, s) in enumerate(zip(positive, sources, strict=True))],
+        score,
+        evaluation.choose_thresholds(positive, score, sources),
+    )
+    for figure in (found.average_precision, *found.f1.values(), *found.recall_at_precision.values()):
+        assert figure[0] == 1 and np.isnan(figure[1:]).all()
+    assert evaluation.choose_thresholds(positive, score, sources)["precision_0.8"]["high"] is None
+    none = evaluation.measure([passage(0, 0, "s"), passage(1, 1, "t")], score[:2], {"default": {"threshold": 0.5}})
+    assert all(np.isnan(f).all() for f in (none.f1["default"], none.recall_at_precision["0.8"], none.recall["default"]))
+
+
 def test_an_estimate_is_spelled_with_what_it_lacks() -> None:
     nan = float("nan")
     assert evaluation.spell((0.5, 0.25, 0.75)) == "0.500 (0.250-0.750)"
@@ -159,6 +184,15 @@ def some(passages: list[corpus.Passage], score: np.ndarray) -> tuple[np.ndarray,
     return np.array([int(p.positive) for p in passages]), score, [p.source for p in passages]
 
 
+def test_names_of_sources_are_told_apart_to_the_last_character() -> None:
+    fold = corpus.folds(["a", "a\0", "a\0\0"], 3)
+    assert sorted(fold.tolist()) == [0, 1, 2]
+
+
+def test_a_name_is_no_markup_in_a_table() -> None:
+    assert evaluation.cell("<b>&|\\|\r\n![x](y)") == "&lt;b>&amp;\\|\\\\\\| !\\[x\\](y)"
+
+
 def passage(i: int, intensity: int, source: str, frame: str = "fiction", **other: Any) -> corpus.Passage:
     parts = {"facets": (), "admirable": 0, "register": "r", "readings": ()} | other
     return corpus.Passage(str(i), "t", intensity, frame=frame, source=source, **parts)
@@ -174,10 +208,10 @@ def test_agreement_is_that_of_scikit_learn(read: list[tuple[int, int]]) -> None:
         warnings.simplefilter("ignore")
         kappa = cohen_kappa_score(first >= 3, second >= 3)
         quadratic = cohen_kappa_score(first, second, weights="quadratic", labels=range(5))
-        f1 = f1_score(second >= 3, first >= 3, zero_division=0)
+        f1 = f1_score(second >= 3, first >= 3, zero_division=0) if (second >= 3).any() else float("nan")
     assert found.kappa_positive[0] == pytest.approx(kappa, nan_ok=True)
     assert found.quadratic_kappa_intensity[0] == pytest.approx(quadratic, nan_ok=True)
-    assert found.f1[0] == pytest.approx(f1)
+    assert found.f1[0] == pytest.approx(f1, nan_ok=True)
 
 
 def test_agreement_counts_only_passages_read_twice() -> None:

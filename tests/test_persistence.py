@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,13 @@ def test_a_damaged_manifest_is_told(folder: Path, manifest: bytes) -> None:
     (folder / "manifest.json").write_bytes(manifest)
     with pytest.raises(DamagedModel, match=r"manifest\.json"):
         persistence.load(folder)
+
+
+def test_a_name_that_is_not_utf_8_costs_no_model(folder: Path) -> None:
+    model = persistence.load(folder)
+    name = os.fsdecode(b"caf\xe9")
+    assert saved(folder, {"card": f"# {name}"}, model) == model.fingerprint
+    assert (folder / "README.md").read_text() == "# caf\\udce9"
 
 
 def test_the_format_before_is_read(folder: Path) -> None:

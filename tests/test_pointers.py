@@ -10,6 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -82,6 +84,35 @@ def test_pointers_are_looked_for_in_every_folder_of_texts(root: Path, tmp_path: 
     assert said == [f"2 of 2 pointers resolved against {root}, {tmp_path / 'other'}"]
     with pytest.raises(NoSuchPath, match="nowhere"):
         resolve([there], [root, tmp_path / "nowhere"], said.append)
+
+
+def test_a_changed_text_in_one_folder_hides_none_in_another(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "older" / "web").mkdir(parents=True)
+    write_shard(tmp_path / "older" / "web" / "a.parquet", [STRANGE, PLAIN, PLAIN])
+    said: list[str] = []
+    for roots in ([tmp_path / "older", root], [root, tmp_path / "older"]):
+        (row,) = resolve([pointer(1, EVIL, 0, 9)], roots, said.append)
+        assert row["text"] == EVIL[:9] and "could not be" not in said[-1]
+
+
+@pytest.mark.parametrize("kind", [pa.binary(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())], ids=str)
+def test_texts_are_read_as_a_scan_reads_them(tmp_path: Path, kind: pa.DataType) -> None:
+    (tmp_path / "web").mkdir()
+    texts = [EVIL, f"{EVIL} caf\ufffd {PLAIN}"]
+    raw = [EVIL.encode(), f"{EVIL} caf@ {PLAIN}".encode().replace(b"@", b"\xe9"), None]
+    column = pa.array(raw, pa.large_binary()).view(
+        pa.large_string()
+    )  # bad UTF-8 in a column of strings, as some write it
+    if kind == pa.binary():
+        column = pa.array(raw, kind)
+    elif kind == pa.string_view():
+        column = pa.Array.from_buffers(kind, len(raw), pa.array(raw, pa.binary_view()).buffers())
+    elif pa.types.is_dictionary(kind):
+        column = column.dictionary_encode()
+    pq.write_table(pa.table({"id": ["a-0", "a-1", "a-2"], "text": column}), tmp_path / "web" / "a.parquet")
+    found = resolve([pointer(i, text, 0, len(text)) for i, text in enumerate(texts)], [tmp_path], print)
+    assert [row["text"] for row in found] == texts
+    assert {text for text, _ in drawn(tmp_path / "web", GATE, 10)} == set(texts)
 
 
 def test_spans_count_characters_not_bytes(root: Path) -> None:
@@ -195,6 +226,13 @@ def test_a_pointer_to_what_can_be_no_path_is_refused(root: Path, tmp_path: Path,
     path = written(tmp_path / "labels.jsonl", pointer(1, EVIL, 0, 9, **JUDGED) | {key: "x" * 5000})
     with pytest.raises(InputError, match="cannot be resolved|no labelled passage"):
         corpus.load([path], [root], lambda _: None)
+
+
+def test_a_label_is_checked_where_its_text_is_lost(root: Path, tmp_path: Path) -> None:
+    lost = pointer(7, EVIL, 0, 9, **JUDGED | {"frame": "poem"})
+    labels = written(tmp_path / "l.jsonl", pointer(1, EVIL, 0, 9, **JUDGED), lost)
+    with pytest.raises(LabelError, match=r"l\.jsonl line 2 \(id p7\) is not in the codebook's values"):
+        corpus.load([labels], [root])
 
 
 def test_pointers_without_texts_are_one_line_with_file_and_line(tmp_path: Path) -> None:

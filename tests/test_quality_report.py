@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -22,7 +23,7 @@ from tropescan import corpus, persistence
 from tropescan.baselines import compare, keywords, rivals
 from tropescan.cli import main
 from tropescan.corpus import Passage
-from tropescan.errors import DamagedModel
+from tropescan.errors import DamagedModel, LabelError
 from tropescan.evaluation import average_precision, judge, measure
 from tropescan.quality.svg import Series, chart
 from tropescan.scanner import Scanner
@@ -247,6 +248,24 @@ def test_baselines_see_no_passage_of_a_source_that_they_judge(name: str) -> None
     assert not rival.fixed and (rivals([name], passages, lambda _: None).popitem()[1].score == rival.score).all()
 
 
+def test_fasttext_takes_no_word_for_its_label() -> None:
+    texts = [f"{EVIL if i % 2 else PLAIN} {i}" for i in range(24)]
+    found = []
+    for word in ("label1", "__label__1"):
+        some = [
+            Passage(str(i), f"{word} {t}", 3 * (i % 2), (), "fiction", 0, f"s{i % 4}", "r", ())
+            for i, t in enumerate(texts)
+        ]
+        found.append(next(iter(rivals(["fasttext"], some, lambda _: None).values())).score.tolist())
+    assert found[0] == found[1]
+
+
+def test_tfidf_without_words_is_told() -> None:
+    some = [Passage(str(i), f"\u673a\u5668{i}", 3 * (i % 2), (), "fiction", 0, f"s{i % 4}", "r", ()) for i in range(8)]
+    with pytest.raises(LabelError, match="tfidf finds no words"):
+        rivals(["tfidf"], some, lambda _: None)
+
+
 def test_a_threshold_is_chosen_on_other_folds() -> None:
     passages = leaky()
     score = np.array([0.9 if p.positive else 0.1 for p in passages]) / (
@@ -309,6 +328,17 @@ def test_the_report_is_well_formed(labels: Path, tmp_path: Path, tropescan: Run)
     assert "NaN" not in done.stdout and "nan" not in text.split("##", 1)[1]
     source = found["full"]["errors"]["source"]
     assert all(e["false_positive_rate"][1] is None for e in source.values())  # one source has no interval over sources
+
+
+def test_a_name_that_is_not_utf_8_costs_no_report(labels: Path, tmp_path: Path, tropescan: Run) -> None:
+    folder = with_held(tmp_path / "mine", perfect(corpus.load([labels])))
+    odd = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.jsonl"))
+    odd.write_bytes(labels.read_bytes())
+    done = tropescan("evaluate", folder, "--labels", odd, "--depth", "fast", "--report", tmp_path / "my report.md")
+    assert done.returncode == 0, done.stderr
+    page = (tmp_path / "my report.md").read_text()
+    assert "caf\\udce9.jsonl" in page and "](my%20report-reliability.svg)" in page
+    assert (tmp_path / "my report-reliability.svg").is_file()
 
 
 def test_a_chart_escapes_its_names_and_keeps_its_labels_apart() -> None:

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, python
 from tropescan import corpus, fastfit, fits, fitting, losses, material, tuning
 from tropescan.detector import OUTPUTS, POSITIVE, Heads
 from tropescan.embedding import SentenceEncoder
@@ -124,6 +124,17 @@ def test_a_tuning_that_is_cut_off_goes_on_after_its_last_epoch(work: Work, tmp_p
     assert same(one, work.bench.fit(some, share, work.target, work.deciding, quiet))
     again = list[str]()
     assert same(one, work.bench.fit(some, share, work.target, work.deciding, again.append, begun=begun)) and not again
+
+
+def test_a_full_disk_is_told(tmp_path: Path) -> None:
+    code = (
+        "import resource, signal, pathlib, numpy; from tropescan import checkpoint, errors\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))\n"
+        f"try: checkpoint.write(pathlib.Path({str(tmp_path)!r}) / 'fit.safetensors', {{'a': numpy.zeros(1 << 20)}})\n"
+        "except errors.InputError as error: print(error)"
+    )
+    done = python(code)
+    assert "fit.safetensors cannot be kept" in done.stdout and not (tmp_path / "fit.safetensors").exists()
 
 
 def test_what_is_judged_depends_neither_on_the_batch_nor_on_what_was_tuned_before(work: Work) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tropescan.corpus import Passage
-from tropescan.evaluation import Report, spell
+from tropescan.evaluation import Report, cell, spell
 from tropescan.material import FOLDS
 
 
@@ -101,6 +101,6 @@ def _failures(report: Report) -> str:
     for by in ("register", "frame", "source"):
         for name, e in report.errors[by].items():
             lines.append(
-                f"| {by} {name} | {e.passages:,} | {e.positives:,} | {e.false_positives:,} | {e.false_negatives:,} |"
+                f"| {by} {cell(name)} | {e.passages:,} | {e.positives:,} | {e.false_positives:,} | {e.false_negatives:,} |"
             )
     return "\n".join(lines)

@@ -17,6 +17,7 @@ _MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # what AdamW holds of a weight
 
 def write(path: Path, arrays: dict[str, Any], told: dict[str, str] | None = None) -> None:
     """Writes arrays as safetensors, whole or not at all, with what is `told` of them. Raises InputError where there is no room for them."""
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     partial = path.with_suffix(".partial")
@@ -24,8 +25,8 @@ def write(path: Path, arrays: dict[str, Any], told: dict[str, str] | None = None
         # the numpy writer stores memory as it lies
         save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, partial, told)
         partial.replace(path)
-    except OSError as error:
-        raise InputError(f"the fit {path} cannot be kept: {error.strerror or error}") from None
+    except (OSError, SafetensorError) as error:  # the latter where the disk is full
+        raise InputError(f"the fit {path} cannot be kept: {getattr(error, 'strerror', None) or error}") from None
 
 
 def keep(path: Path, epoch: int, weights: Sequence[Any], optimizer: Any, drop: Dropout) -> None:

@@ -73,11 +73,13 @@ def load(paths: Iterable[str | Path], texts: Sequence[str | Path] = (), say: Say
     found = _resolved(pointing, [*map(Path, texts)], say) if pointing else {}
     passages = []
     for k, (row, where) in enumerate(rows):
-        if "text" in row or k in found:
-            whole = {**row, "text": row.get("text", found.get(k))}
-            if whole.get("deciding", []) == []:  # an empty list says no more than none at all
-                whole["deciding"] = marks.get(str(row.get("id")), [])
-            passages.append(_passage(whole, where))
+        lost = "text" not in row and k not in found
+        whole = {**row, "text": "" if lost else row.get("text", found.get(k))}
+        if whole.get("deciding", []) == []:  # an empty list says no more than none at all
+            whole["deciding"] = marks.get(str(row.get("id")), [])
+        passage = _passage(whole, where)  # a label is checked even where its text is lost
+        if not lost:
+            passages.append(passage)
     if not passages:
         raise LabelError(f"no labelled passage in {', '.join(map(str, paths)) or 'no file at all'}")
     return passages
@@ -195,14 +197,19 @@ def targets(passages: list[Passage]) -> Ints:
 
 def folds(sources: list[str], n: int = 5) -> Ints:
     """A fold (0 to n - 1) for each passage such that no source is in two folds; large sources are dealt first, to the smallest fold."""
-    names, counts = np.unique(np.array(sources), return_counts=True)
-    size = np.zeros(n, np.int64)
-    place: dict[str, int] = {}
-    for i in np.lexsort((names, -counts)):
-        fold = int(np.argmin(size))
-        place[str(names[i])] = fold
-        size[fold] += counts[i]
-    return np.array([place[s] for s in sources])
+    member = numbered(sources)
+    counts = np.bincount(member)
+    size, place = np.zeros(n, np.int64), np.zeros(len(counts), np.int64)
+    for i in np.argsort(-counts, kind="stable"):
+        place[i] = np.argmin(size)
+        size[place[i]] += counts[i]
+    return place[member]
+
+
+def numbered(sources: list[str]) -> Ints:
+    """The number (n,) of each passage's source, counted from 0 in the order of their names. (NumPy's strings would lose a NUL at the end of one.)"""
+    number = {name: i for i, name in enumerate(sorted(set(sources)))}
+    return np.array([number[s] for s in sources], np.int64)
 
 
 def near_duplicates(passages: list[Passage], similarity: float = 0.8) -> list[tuple[str, str]]:

@@ -234,16 +234,16 @@ def save(
     """
     from safetensors.numpy import save as tensors
 
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / MANIFEST).unlink(missing_ok=True)
     content = {
         "config.json": (json.dumps(config, indent=1, sort_keys=True) + "\n").encode(),
         "thresholds.json": (json.dumps(thresholds, indent=1, sort_keys=True) + "\n").encode(),
         "gate.txt": gate.encode(),
         "fast.safetensors": tensors(_narrow(fast)),
         "encoder.safetensors": tensors(_narrow(encoder)),
-        "README.md": card.encode(),
+        "README.md": card.encode("utf-8", "backslashreplace"),  # names of files may be no UTF-8
     }
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MANIFEST).unlink(missing_ok=True)
     if held is None:
         (folder / OUT_OF_SOURCE).unlink(missing_ok=True)
     else:

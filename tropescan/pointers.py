@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 
 from tropescan.errors import InputError, NoSuchPath
 from tropescan.passages import cut
+from tropescan.schema import strings
 
 Say = Callable[[str], None]
 
@@ -33,10 +34,10 @@ def resolve(rows: list[dict[str, Any]], roots: Sequence[Path], say: Say) -> list
         wanted[str(row["corpus"]), str(row["shard"])].add(str(row["document"]))
     found: dict[tuple[str, str, str], list[str]] = defaultdict(list)  # several, where a shard tells an id twice
     for (corpus, shard), ids in sorted(wanted.items()):
-        path = _shard(roots, corpus, shard)
-        for document, text in zip(*_columns(path, ("id", "text")), strict=True) if path else ():
-            if str(document) in ids:
-                found[corpus, shard, str(document)].append(text or "")
+        for path in _shards(roots, corpus, shard):
+            for document, text in zip(*_columns(path, ("id", "text")), strict=True):
+                if str(document) in ids:
+                    found[corpus, shard, str(document)].append(text or "")
     resolved: list[dict[str, Any]] = []
     lost: Counter[str] = Counter()
     for row in rows:
@@ -52,13 +53,10 @@ def resolve(rows: list[dict[str, Any]], roots: Sequence[Path], say: Say) -> list
     return resolved
 
 
-def _shard(roots: Sequence[Path], corpus: str, shard: str) -> Path | None:
-    """The shard in the first of the roots that has it; what a name leads out of a root is none."""
-    for root in roots:
-        path = (root / corpus / shard).resolve()
-        if path.is_relative_to(root.resolve()) and path.is_file():
-            return path
-    return None
+def _shards(roots: Sequence[Path], corpus: str, shard: str) -> list[Path]:
+    """The shard in every root that has it, for one may hold the text of another day; what a name leads out of a root is none."""
+    paths = [(root.resolve(), (root / corpus / shard).resolve()) for root in roots]
+    return [path for root, path in paths if path.is_relative_to(root) and path.is_file()]
 
 
 def drawn(folder: Path, wanted: Callable[[list[str]], Any], most: int) -> list[tuple[str, str]]:
@@ -75,7 +73,7 @@ def drawn(folder: Path, wanted: Callable[[list[str]], Any], most: int) -> list[t
         named = "source" in pq.read_schema(shard).names
         sources = _columns(shard, ("source",))[0] if named else [shard.name] * len(texts)
         pieces = [
-            (text[a:b], str(source)) for text, source in zip(texts, sources, strict=True) for a, b in cut(text or "")
+            (text[a:b], str(source)) for text, source in zip(texts, sources, strict=True) if text for a, b in cut(text)
         ]
         keep = wanted([text for text, _ in pieces])
         found += [p for p, k in zip(pieces, keep, strict=True) if k]
@@ -83,9 +81,9 @@ def drawn(folder: Path, wanted: Callable[[list[str]], Any], most: int) -> list[t
     return [found[i] for i in chosen]
 
 
-def _columns(path: Path, names: tuple[str, ...]) -> list[list[Any]]:
+def _columns(path: Path, names: tuple[str, ...]) -> list[list[str | None]]:
     try:
         table = pq.read_table(path, columns=list(names))
-        return [table[name].to_pylist() for name in names]
+        return [[value for chunk in table[name].chunks for value in strings(chunk)] for name in names]
     except (pa.ArrowInvalid, KeyError, OSError) as error:
         raise InputError(f"the shard {path} cannot be read for its columns {', '.join(names)}: {error}") from None

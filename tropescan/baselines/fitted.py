@@ -12,7 +12,7 @@ import numpy as np
 
 from tropescan.baselines import keywords
 from tropescan.corpus import Passage, folds
-from tropescan.errors import InputError, MissingExtra
+from tropescan.errors import InputError, LabelError, MissingExtra
 from tropescan.schema import Floats, Ints
 
 Fit = Callable[[Ints, Ints], Floats]
@@ -86,7 +86,10 @@ def _tfidf(text: list[str], positive: Ints) -> Fit:
 
     def fit(inside: Ints, outside: Ints) -> Floats:
         words = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
-        known = words.fit_transform([text[i] for i in inside])
+        try:
+            known = words.fit_transform([text[i] for i in inside])
+        except ValueError as error:
+            raise LabelError(f"the baseline tfidf finds no words in these passages ({error})") from None
         head = LogisticRegression(C=20.0, solver="liblinear", random_state=0).fit(known, positive[inside])
         return np.asarray(head.predict_proba(words.transform([text[i] for i in outside]))[:, 1])
 
@@ -104,7 +107,8 @@ def _fasttext(text: list[str], positive: Ints) -> Fit:
     """
     import fasttext
 
-    line = [" ".join(t.lower().split()) for t in text]
+    # what begins like its labels would be read as one
+    line = [" ".join(t.lower().replace("__label__", "label").split()) for t in text]
 
     def fit(inside: Ints, outside: Ints) -> Floats:
         with tempfile.TemporaryDirectory() as folder:

@@ -56,8 +56,12 @@ def load(path: Path) -> list[Case]:
         raise NoSuchPath(f"no file of cases {path}")
     cases = []
     for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        if not line.strip():
+            continue
         try:
             row = orjson.loads(line)
+            if row["positive"] not in (True, False, 0, 1):
+                raise ValueError("positive is true or false")
             cases.append(Case(str(row["id"]), str(row["family"]), row["text"] + "", bool(row["positive"])))
         except (KeyError, TypeError, ValueError) as error:
             raise LabelError(f"{path} line {number} is no case (id, family, text, positive): {error}") from None

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from tropescan.corpus import confidence
+from tropescan.corpus import confidence, numbered
 from tropescan.schema import Floats, Ints
 
 RESAMPLES = 300
 # of F1, whose curve is flat: a default that flags less is better where positives are rarer than among labels
 SLACK = 0.02
+_MARKUP = str.maketrans({"<": "&lt;", "&": "&amp;"} | {c: "\\" + c for c in "\\|[]"})
 Estimate = tuple[float, float, float]
 """A value with the ends of its 95 % interval; nan where there is none."""
 
@@ -24,32 +25,45 @@ def spell(e: Estimate) -> str:
     return f"{e[0]:.3f} (-)" if np.isnan(e[1]) else f"{e[0]:.3f} ({e[1]:.3f}-{e[2]:.3f})"
 
 
+def cell(text: str) -> str:
+    """Any text as a cell of a Markdown table, on one line and without markup of its own."""
+    return " ".join(text.translate(_MARKUP).split())
+
+
 def average_precision(positive: Ints, score: Floats) -> float:
     """The area under the precision-recall curve as a step function, ties taken together; nan without a positive."""
     if not positive.any():
         return float("nan")
+    _, flagged, right = _cuts(positive, score)
+    return float(np.sum(np.diff(right / right[-1], prepend=0.0) * right / flagged))
+
+
+def _cuts(positive: Ints, score: Floats) -> tuple[Floats, Ints, Ints]:
+    """The distinct scores from the highest down, and how many passages have that or more: all of them, and the positive ones."""
     order = np.argsort(-score, kind="stable")
-    hits = np.cumsum(positive[order])
-    last = np.append(np.flatnonzero(np.diff(score[order])), len(score) - 1)
-    precision, recall = hits[last] / (last + 1), hits[last] / hits[-1]
-    return float(np.sum(np.diff(recall, prepend=0.0) * precision))
+    ranked = score[order]
+    last = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
+    return ranked[last], last + 1, np.cumsum(positive[order])[last]
 
 
 def f1(positive: Ints, flagged: np.ndarray) -> float:
-    """The harmonic mean of precision and recall; 0 where nothing is right."""
+    """The harmonic mean of precision and recall; 0 where nothing is right, nan without a positive."""
     right = int((positive.astype(bool) & flagged).sum())
-    return 2.0 * right / max(1, int(positive.sum()) + int(flagged.sum()))
+    return 2.0 * right / (int(positive.sum()) + int(flagged.sum())) if positive.any() else float("nan")
 
 
 def recall_at(positive: Ints, score: Floats, precision: float) -> tuple[float, float]:
-    """The largest recall at which precision is at least as asked, with its threshold; (0, inf) where none reaches it."""
-    order = np.argsort(-score, kind="stable")
-    hits = np.cumsum(positive[order])
-    last = np.append(np.flatnonzero(np.diff(score[order])), len(score) - 1)
-    good = last[hits[last] / (last + 1) >= precision]
-    if not len(good) or not positive.any():
+    """The largest recall at which precision is at least as asked, with its threshold; (0, inf) where none reaches it, nan without a positive.
+
+    A score of 0 is that of what the tiers refuse: no threshold flags it.
+    """
+    if not positive.any():
+        return float("nan"), float("nan")
+    cuts, flagged, right = _cuts(positive, score)
+    good = np.flatnonzero((right / flagged >= precision) & (cuts > 0))
+    if not len(good):
         return 0.0, float("inf")
-    return float(hits[good[-1]] / hits[-1]), float(score[order][good[-1]])
+    return float(right[good[-1]] / right[-1]), float(cuts[good[-1]])
 
 
 def calibration_error(positive: Ints, score: Floats, bins: int = 15) -> float:
@@ -66,13 +80,13 @@ def reliability(positive: Ints, score: Floats, bins: int = 15) -> list[tuple[flo
 
 
 def curve(positive: Ints, score: Floats) -> list[tuple[float, float]]:
-    """The precision-recall curve, (recall, precision) at every distinct score from the highest down; empty without a positive."""
+    """The precision-recall curve, (recall, precision) at every distinct score from the highest down to 0, which is what the tiers refuse and not in it;
+    empty without a positive."""
     if not positive.any():
         return []
-    order = np.argsort(-score, kind="stable")
-    hits = np.cumsum(positive[order])
-    last = np.append(np.flatnonzero(np.diff(score[order])), len(score) - 1)
-    return list(zip((hits[last] / hits[-1]).tolist(), (hits[last] / (last + 1)).tolist(), strict=True))
+    cuts, flagged, right = _cuts(positive, score)
+    some = cuts > 0
+    return list(zip((right / right[-1])[some].tolist(), (right / flagged)[some].tolist(), strict=True))
 
 
 def bootstrap(sources: list[str], statistic: Callable[[Ints], float]) -> Estimate:
@@ -80,10 +94,10 @@ def bootstrap(sources: list[str], statistic: Callable[[Ints], float]) -> Estimat
 
     No interval from a single source, nor where all resamples agree: it would be one point.
     """
-    name, member = np.unique(np.array(sources), return_inverse=True)
-    if len(name) < 2:
+    member = numbered(sources)
+    groups = [np.flatnonzero(member == i) for i in range(len(set(sources)))]
+    if len(groups) < 2:
         return statistic(np.arange(len(sources))), float("nan"), float("nan")
-    groups = [np.flatnonzero(member == i) for i in range(len(name))]
     rng = np.random.default_rng(0)
     draws = [
         statistic(np.concatenate([groups[i] for i in rng.integers(0, len(groups), len(groups))]))
@@ -98,24 +112,24 @@ def ratio(sources: list[str], part: Ints, whole: Ints) -> Estimate:
     if not whole.sum():
         return float("nan"), float("nan"), float("nan")
     value = float(part.sum() / whole.sum())
-    name, member = np.unique(np.array(sources), return_inverse=True)
+    member = numbered(sources)
     parts, wholes = np.bincount(member, part), np.bincount(member, whole)
     if np.count_nonzero(wholes) < 2:
         return value, float("nan"), float("nan")
-    drawn = np.random.default_rng(0).integers(0, len(name), (RESAMPLES, len(name)))
+    drawn = np.random.default_rng(0).integers(0, len(wholes), (RESAMPLES, len(wholes)))
     over, under = parts[drawn].sum(1), wholes[drawn].sum(1)
     return (value, *confidence(np.where(under > 0, over / np.maximum(under, 1), np.nan)))
 
 
 def best_threshold(positive: Ints, score: Floats, slack: float = 0.0) -> float:
-    """The highest score at or above which flagging gives the best F1 on these passages, or one at most `slack` below it; nan without a positive."""
-    order = np.argsort(-score, kind="stable")
-    ranked, hits = score[order], np.cumsum(positive[order])
-    last = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
-    if not hits[-1]:
+    """The highest score at or above which flagging gives the best F1 on these passages, or one at most `slack` below it; nan without a positive that
+    can be flagged (a score above 0)."""
+    cuts, flagged, right = _cuts(positive, score)
+    some = cuts > 0
+    if not right[some].any():
         return float("nan")
-    every = 2.0 * hits[last] / (last + 1 + hits[-1])
-    return float(ranked[last[np.argmax(every >= every.max() - slack)]])
+    every = 2.0 * right[some] / (flagged[some] + right[-1])
+    return float(cuts[some][np.argmax(every >= every.max() - slack)])
 
 
 def choose_thresholds(positive: Ints, score: Floats, sources: list[str]) -> dict[str, Any]:
@@ -129,7 +143,7 @@ def choose_thresholds(positive: Ints, score: Floats, sources: list[str]) -> dict
         return None if np.isnan(t) else round(t, 4)
 
     def finite(t: float) -> float:
-        return t if np.isfinite(t) else 1.0
+        return 1.0 if np.isinf(t) else t
 
     rules: dict[str, Callable[[Ints], float]] = {
         "default": lambda i: best_threshold(positive[i], score[i], SLACK),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 
@@ -31,7 +32,7 @@ def write(found: Outcome, path: Path, command: str) -> list[Path]:
     paths = [path, *[path.with_name(n) for n in names]]
     for one, text in zip(paths, texts, strict=True):
         try:
-            one.write_text(text, encoding="utf-8")
+            one.write_bytes(text.encode("utf-8", "backslashreplace"))  # names of files may be no UTF-8
         except OSError as error:
             raise InputError(f"the report {one} cannot be written: {error.strerror}") from None
     return paths
@@ -51,9 +52,9 @@ Made by `{command}`.
 - Readers' agreement is consistency, not truth. The share of positives is that of the labels, not of the web: precision, F1 and average
   precision hold for passages drawn as these were.
 {_baseline_note(found)}
-![Precision and recall]({pictures[0]})
+![Precision and recall]({quote(pictures[0])})
 
-![Reliability]({pictures[1]})
+![Reliability]({quote(pictures[1])})
 """
     return head + "\n" + "\n".join(as_markdown(s) for s in sheets(found))
 
@@ -93,5 +94,5 @@ def _thin(points: list[Point]) -> list[Point]:
     if len(points) <= _POINTS:
         return points
     recall = np.array([r for r, _ in points])
-    at = np.unique(np.searchsorted(recall, np.linspace(recall[0], recall[-1], _POINTS)))
+    at = np.unique([*np.searchsorted(recall, np.linspace(recall[0], recall[-1], _POINTS)), len(points) - 1])
     return [points[i] for i in at]

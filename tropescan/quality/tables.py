@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rich.table import Table
 from rich.text import Text
 
-from tropescan.evaluation import Agreement, Errors, Estimate, Report, spell
+from tropescan.evaluation import Agreement, Errors, Estimate, Report, cell, spell
 from tropescan.quality.outcome import Outcome
 
 _BY = {
@@ -140,4 +140,4 @@ def as_markdown(sheet: Sheet) -> str:
 
 
 def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(c.replace("|", "\\|").replace("\n", " ") for c in cells) + " |"
+    return "| " + " | ".join(map(cell, cells)) + " |"
