@@ -190,6 +190,7 @@ def test_explain_text_file_and_document(db: Path, tmp_path: Path, tropescan: Run
     shown = tropescan("explain", EVIL, "--depth", "fast").stdout
     assert "document score 0." in shown and "artificial intelligence" in shown and "passage 0, characters 0-" in shown
     (tmp_path / "t.txt").write_text(f"{PLAIN} {EVIL}")
+    assert "score" in tropescan("explain", os.fsdecode(b"the robot \xff lied"), "--depth", "fast").stdout
     assert "rule mankind" in tropescan("explain", tmp_path / "t.txt", "--depth", "fast").stdout
     for name in ("a-2", "a.parquet:2"):
         one = json.loads(tropescan("explain", "--doc", name, "--db", db, "--depth", "fast", "--json").stdout)

@@ -162,6 +162,30 @@ def test_a_kept_database_is_taken_and_a_damaged_one_is_not(tmp_path: Path, monke
     assert found() == wanted
 
 
+def test_what_may_follow_a_term_that_ends_in_no_word() -> None:
+    terms = gate.Gate(gate.parse("[strong]\nA.I.(s)\nGPT-*\nrobot(s)\n"))
+    for text, wanted in (
+        ("the A.I. lied", ["A.I."]),
+        ("the A.I.s lied", ["A.I.s"]),
+        ("the A.I.x lied", ["A.I."]),
+        ("GPT- and GPT-4o", ["GPT-", "GPT-4o"]),
+        ("robotss", []),
+    ):
+        assert [text[a:b] for a, b, _ in terms.fired(text)] == wanted
+        values, offsets = schema.buffers(pa.array([text]))
+        assert sum(len(p) for p, _ in terms.hits(values, offsets)) >= bool(wanted)
+
+
+def test_what_fills_up_a_small_gate_is_no_term() -> None:
+    terms = gate.Gate(gate.parse("[strong]\nrobot(s)\n[weak]\nmachine\n[trope]\nkill"))
+    text = "\0tropescan-filler-0\0 a machine \0tropescan-filler-3\0"
+    values, offsets = schema.buffers(pa.array([text]))
+    (found,) = [p.tolist() for p, _ in terms.hits(values, offsets) if len(p)]
+    assert found == [text.index("machine") + 6]
+    edge = np.array([0]), np.array([len(text)])
+    assert not terms.passes(values, np.array([gate.WEAK], np.uint8), *edge, *edge).any()
+
+
 def test_fired_spans_are_characters() -> None:
     text = "Ünïcödé \U0001f916: the robots' A.I. said nothing"
     assert [text[a:b] for a, b, _ in GATE.fired(text)] == ["robots", "A.I."]
@@ -174,6 +198,11 @@ def test_fired_spans_are_characters() -> None:
         ("[odd]\nx", "no such group"),
         ("[weak]\nmachine", "no term in [strong]"),
         ("", "no term in [strong]"),
+        ("[strong]\nrobot\n=", "line 3: '=' names nothing"),
+        ("[strong]\n*", "line 2: '*' names nothing"),
+        ("[strong]\n(s)", "line 2: '(s)' names nothing"),
+        ("[strong]\nro\0bot", "line 2: 'ro\\x00bot' holds a NUL"),
+        ("[strong]\n" + "robot " * 4000, "is longer than 200 bytes"),
     ],
 )
 def test_a_bad_gate_file_is_refused_with_its_line(source: str, said: str) -> None:

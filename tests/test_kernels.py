@@ -58,7 +58,7 @@ def test_the_fast_tier_sums_alike(texts: list[str], seed: int) -> None:
     known = known[np.random.default_rng(seed).random(len(known)) < 0.8]  # some words are unknown
     model = tier(known[lexicon.placeable(known)], seed)
     slowly = model.logits(*laid(texts))
-    model.compile()
+    model.compile(np.zeros(0, np.uint8))
     assert model.logits(*laid(texts)).tobytes() == slowly.tobytes()
     assert model.logits(*laid([])).shape == (0, 3)
 
@@ -85,6 +85,28 @@ def test_without_numba_a_scan_goes_on_in_numpy(monkeypatch: pytest.MonkeyPatch) 
     alone = Scanner(depth="fast")
     batch = pa.record_batch({"text": pa.array([EVIL, *SAMPLE[:20]])})
     assert alone.scan(batch).equals(alone.scan(batch)) and alone._cutter is passages
+
+
+def test_with_a_damaged_cache_a_scan_goes_on_in_numpy(tmp_path: Path) -> None:
+    code = (
+        "import pyarrow as pa; from tropescan.scanner import Scanner, scan; scan._WORTH = 0; s = Scanner(depth='fast')\n"
+        f"print(s.scan(pa.record_batch({{'text': [{EVIL!r}]}}))['score'].to_pylist(), s._cutter.__name__)"
+    )
+    told = []
+    for _ in range(3):  # compiled, from the cache, and from what a power cut left of it
+        if len(told) == 2:
+            for index in tmp_path.rglob("*.nbi"):
+                index.write_bytes(b"")
+        ran = subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        told.append(ran.stdout.split())
+    assert [name for _, name in told] == ["tropescan.kernels"] * 2 + ["tropescan.passages"]
+    assert len({score for score, _ in told}) == 1
 
 
 def test_where_numba_may_not_compile_a_scan_goes_on_in_numpy() -> None:

@@ -24,9 +24,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.conftest import EVIL, PLAIN, SAMPLE, contents, latin_1_column, sample_documents, write_shard
+from tests.conftest import EVIL, PLAIN, SAMPLE, contents, latin_1_column, python, sample_documents, write_shard
+from tropescan import shards
 from tropescan.runners import schedule
 from tropescan.runners.local.run import run
+from tropescan.schema import text_bytes, texts
 from tropescan.shards import find
 from tropescan.store import Store
 
@@ -270,6 +272,62 @@ def test_bad_utf8_in_any_column_of_strings(tmp_path: Path, tropescan: Run, kind:
     assert select(db, "SELECT id, url, domain, characters FROM documents WHERE score > 0") == known
     strongest = tropescan("passages", "--db", db, "--top", 1, "--json")
     assert strongest.returncode == 0 and json.loads(strongest.stdout)["text"] == EVIL + "\ufffd"
+
+
+def test_what_no_reader_foresees_costs_no_row_before_it(tmp_path: Path, tropescan: Run) -> None:
+    """Ids beyond Python's years and URLs in lists are written as they can be; an error of another kind keeps what was scanned."""
+    corpus, db = tmp_path / "in", tmp_path / "x.duckdb"
+    corpus.mkdir()
+    days = pa.array([1, 3_000_000], pa.int32()).cast(pa.date32())
+    urls = pa.ListArray.from_arrays([0, 1, 2], pa.array([b"http://a/", b"http://a/\xff"]).view(pa.string()))
+    pq.write_table(pa.table({"id": days, "url": urls, "text": [EVIL, f"{EVIL} 2"]}), corpus / "a.parquet")
+    done = tropescan("scan", corpus, "--db", db, *FAST)
+    assert done.returncode == 0, done.stderr
+    known = select(db, "SELECT id, url FROM documents ORDER BY row")
+    assert known[0] == ("1970-01-02", "['http://a/']") and len(known) == 2
+    code = (
+        "from tropescan import parts, scanner, shards; import pathlib\n"
+        "(file,) = shards.find([%r]); made = shards.plan(file, shards.Columns()); s = scanner.Scanner(depth='fast')\n"
+        "scan, n = s.scan, []\n"
+        "def second(batch):\n"
+        "    n.append(1)\n"
+        "    if len(n) > 1: raise KeyError('odd')\n"
+        "    return scan(batch)\n"
+        "s.scan = second; parts._SLICE = 1\n"
+        "p = parts.scan_unit(s, file, shards.Columns(), made.units[0]); print(p.status, p.counters['rows'], p.documents.num_rows, p.error)"
+    )
+    told = python(code % str(corpus)).stdout.split(maxsplit=3)
+    assert told[:3] == ["failed", "1", "1"] and "KeyError while scanning: 'odd'" in told[3]
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.dictionary(pa.int32(), pa.string()), pa.string_view()], ids=str)
+def test_texts_that_repeat_are_read_in_batches_of_the_same_bytes(tmp_path: Path, kind: pa.DataType) -> None:
+    """The footer counts what a dictionary holds once; of a column of its type Arrow does, too."""
+    few = [f"{PLAIN} {i} " * 2000 for i in range(5)]
+    column = pa.array([few[i % 5] for i in range(600)])
+    column = column.dictionary_encode() if pa.types.is_dictionary(kind) else column.cast(kind)
+    pq.write_table(pa.table({"id": [str(i) for i in range(600)], "text": column}), tmp_path / "a.parquet")
+    (file,) = shards.find([tmp_path])
+    sizes = [
+        text_bytes(b.text) for b in shards.read(file, shards.Columns(), shards.plan(file, shards.Columns()).units[0])
+    ]
+    assert sum(sizes) == sum(len(t) for t in few) * 120 > 40 << 20 and max(sizes) <= 10 << 20
+
+
+def test_a_dictionary_of_long_texts_is_decoded_whole() -> None:
+    """Their strings would come to more than an array of strings holds."""
+    column = pa.DictionaryArray.from_arrays(pa.array([0] * 2000, pa.int32()), pa.array(["x" * 1_200_000]))
+    assert text_bytes(column) == 2_400_000_000
+    some = texts(column[:3])[0]
+    assert some.type == pa.large_string() and some.to_pylist() == ["x" * 1_200_000] * 3
+
+
+def test_a_limit_counts_the_lines_that_were_mended(tmp_path: Path, tropescan: Run) -> None:
+    lines = [b'{"id": "%d", "text": "The robot lied \xff"}\n' % i for i in range(10)]
+    (tmp_path / "a.jsonl").write_bytes(b"".join(lines))
+    db = tmp_path / "x.duckdb"
+    assert tropescan("scan", tmp_path / "a.jsonl", "--db", db, *FAST, "--limit", 2).returncode == 0
+    assert select(db, "SELECT documents, repaired_documents FROM shards") == [(2, 2)]
 
 
 def test_changed_moved_and_doubled_shards(tmp_path: Path, tropescan: Run) -> None:

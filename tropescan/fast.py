@@ -47,8 +47,9 @@ class FastTier:
         linear, pooled = self._sums(values, starts, ends)
         return np.asarray(0.5 * (linear + self.network(pooled)))
 
-    def compile(self) -> None:
-        """Has the sums made by compiled loops from now on; the outputs stay the same. Raises ImportError where there is no Numba."""
+    def compile(self, values: Bytes) -> None:
+        """Has the sums made by compiled loops from now on; the outputs stay the same. Raises what Numba raises where it cannot make them (of bytes like
+        `values`), or ImportError where there is none: the sums stay as they were then."""
         # takes 0.2 s, and as much at its first call; some seconds where nothing is compiled yet
         from tropescan import kernels
 
@@ -57,7 +58,12 @@ class FastTier:
         # all that is told of a word in one row of the memory; single precision holds each value as it is
         rows = np.concatenate([np.stack(told, axis=1), self._linear.weights], axis=1).astype(np.float32)
         model = (rows, self._linear.bias, self._bytes)
-        self._sums = lambda values, starts, ends: kernels.sums(values, starts, ends, words, slots, model)
+
+        def sums(values: Bytes, starts: Ints, ends: Ints) -> tuple[Floats, Floats]:
+            return kernels.sums(values, starts, ends, words, slots, model)
+
+        sums(values, np.zeros(1, np.int64), np.zeros(1, np.int64))
+        self._sums = sums
 
     def _slowly(self, values: Bytes, starts: Ints, ends: Ints) -> tuple[Floats, Floats]:
         known = self._lexicon.read(*gather(values, starts, ends))

@@ -14,9 +14,9 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tropescan.errors import ShardError
+from tropescan.errors import ShardError, TropescanError
 from tropescan.scanner import Scanner
-from tropescan.schema import COUNTERS, DOCUMENTS, PASSAGES, plain, strings
+from tropescan.schema import COUNTERS, DOCUMENTS, PASSAGES, plain, strings, text_bytes
 from tropescan.shards import Columns, File, Unit, read
 from tropescan.shards.lines import Batch
 
@@ -69,7 +69,7 @@ def _to_ipc(table: pa.Table) -> bytes:
 def scan_unit(
     scanner: Scanner, file: File, columns: Columns, unit: Unit, limit: int | None = None, tick: Tick | None = None
 ) -> Part:
-    """Scans one unit of a shard, to its end or to the shard's `limit`-th row. A shard that fails midway gives what was read before.
+    """Scans one unit of a shard, to its end or to the shard's `limit`-th row. A shard that fails midway, in whatever way, gives what was read before.
 
     `tick`, if given, is called after every batch with the counters so far.
     """
@@ -79,7 +79,6 @@ def scan_unit(
     try:
         for batch in read(file, columns, unit):
             part.counters["bad_lines"] += batch.bad_lines
-            part.counters["repaired_documents"] += batch.repaired
             for piece in _pieces(batch):
                 # rows of lines count empty and bad ones: there the limit is of the documents seen
                 before = piece.first_row if piece.rows is None else part.counters["rows"]
@@ -95,6 +94,10 @@ def scan_unit(
                 break
     except ShardError as error:
         part.status, part.kind, part.error = "failed", type(error).__name__, str(error)
+    except (TropescanError, MemoryError, EOFError, OSError):
+        raise  # of the model, the machine, or whoever gets the ticks
+    except Exception as error:  # a defect of ours or of a library must cost neither the run nor what was read before
+        part.status, part.kind, part.error = "failed", ShardError.__name__, unforeseen(file, error, "scanning")
     part.documents = pa.concat_tables(documents) if documents else part.documents
     part.passages = pa.concat_tables(hits) if hits else part.passages
     part.backend = scanner.backend if part.counters["encoded_passages"] else None
@@ -102,9 +105,15 @@ def scan_unit(
     return part
 
 
+def unforeseen(file: File, error: Exception, doing: str) -> str:
+    """A line on an error that should not be."""
+    told = str(ShardError(f"{file.path}: {type(error).__name__} while {doing}: {error}"))
+    return told.encode("utf-8", "backslashreplace").decode()  # what a server says may be no Unicode
+
+
 def _pieces(batch: Batch) -> list[Batch]:
     """The batch in slices of at most _SLICE bytes of text, or of one document."""
-    if batch.text.nbytes <= _SLICE or len(batch.text) < 2:
+    if len(batch.text) < 2 or text_bytes(batch.text) <= _SLICE:
         return [batch]
     half = len(batch.text) // 2
     return _pieces(_head(batch, half)) + _pieces(_tail(batch, half))
@@ -122,7 +131,8 @@ def _sliced(batch: Batch, part: slice) -> Batch:
     def cut(column: Any) -> Any:
         return None if column is None else column[part]
 
-    return Batch(batch.first_row + part.start, batch.text[part], cut(batch.id), cut(batch.url), cut(batch.rows), 0)
+    first, text = batch.first_row + part.start, batch.text[part]
+    return Batch(first, text, cut(batch.id), cut(batch.url), cut(batch.rows), 0, cut(batch.repaired))
 
 
 def _add(part: Part, batch: Batch, scanner: Scanner, documents: list[pa.Table], hits: list[pa.Table]) -> None:
@@ -131,6 +141,8 @@ def _add(part: Part, batch: Batch, scanner: Scanner, documents: list[pa.Table], 
         name: scores[name].to_numpy()
         for name in ("characters", "passages", "candidates", "encoded", "null_text", "repaired", "audited")
     }
+    if batch.repaired is not None:
+        column["repaired"] = column["repaired"] | batch.repaired
     gated = column["candidates"] > 0
     counted = {
         "rows": len(gated),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -112,7 +115,7 @@ def texts(column: pa.Array, name: str = "text") -> tuple[pa.Array, npt.NDArray[n
     rows that were repaired. Raises WrongColumnType for a column that holds no text.
     """
     if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
+        column = _decoded(column)
     kind = column.type
     if pa.types.is_null(kind):
         column = column.cast(pa.string())
@@ -136,10 +139,19 @@ def texts(column: pa.Array, name: str = "text") -> tuple[pa.Array, npt.NDArray[n
     return column, null, repaired
 
 
+def _decoded(column: pa.DictionaryArray) -> pa.Array:
+    """Its values, one after another; texts and bytes as large ones, for a few of them may come to more than 2 GB where they repeat."""
+    wide = {pa.string(): pa.large_string(), pa.binary(): pa.large_binary()}.get(column.dictionary.type)
+    if wide is not None:  # the bytes as they are: not every writer checks its UTF-8
+        kept = column.dictionary.cast(pa.large_binary()).view(wide)
+        column = pa.DictionaryArray.from_arrays(column.indices, kept)
+    return column.dictionary_decode()
+
+
 def plain(column: pa.Array) -> pa.Array:
     """The values in a type that pyarrow can take rows out of: views become large strings or binaries, dictionaries their values."""
     if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
+        column = _decoded(column)
     if column.type not in (pa.string_view(), pa.binary_view()):
         return column
     wide = column.cast(pa.large_binary())  # not every writer checks its UTF-8
@@ -151,10 +163,21 @@ def strings(column: pa.Array) -> list[str | None]:
     column = plain(column)
     if column.type in (pa.string(), pa.large_string()):
         column = column.cast(pa.large_binary())
-    return [
-        v.decode("utf-8", "replace") if isinstance(v, bytes) else None if v is None else str(v)
-        for v in column.to_pylist()
-    ]
+    try:
+        values = column.to_pylist()
+    except (
+        Exception
+    ):  # a time that Python has no room for, bad UTF-8 within a list: whatever it is, the others are told
+        values = [_told(value) for value in column]
+    return [v.decode("utf-8", "replace") if isinstance(v, bytes) else None if v is None else str(v) for v in values]
+
+
+def _told(value: pa.Scalar) -> Any:
+    """As Python has it, else as Arrow writes it, else None."""
+    for told in (value.as_py, lambda: value.cast(pa.string()).as_py()):
+        with contextlib.suppress(Exception):
+            return told()
+    return None
 
 
 def _repair(column: pa.Array) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
@@ -162,6 +185,17 @@ def _repair(column: pa.Array) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
     fixed = [b.decode("utf-8", "replace").encode() for b in raw]
     bad = np.array([a != b for a, b in zip(raw, fixed, strict=True)], dtype=bool)
     return pa.array(fixed, pa.large_binary()).view(pa.large_string()), bad
+
+
+def text_bytes(column: pa.Array) -> int:
+    """The bytes that a column's texts come to, each as often as it stands there: a dictionary holds it once, and a view of a few of them all."""
+    repeated = pa.types.is_dictionary(column.type)
+    values = plain(column.dictionary if repeated else column)
+    try:
+        lengths = pc.binary_length(values)
+    except pa.ArrowNotImplementedError:  # no text: `texts` will say so
+        return int(column.nbytes)
+    return int(pc.sum(lengths.take(column.indices) if repeated else lengths).as_py() or 0)
 
 
 def buffers(column: pa.Array) -> tuple[Bytes, Ints]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -75,7 +76,7 @@ def _text(given: argparse.Namespace) -> str:
     except OSError as error:
         if error.errno != 36:  # a text too long for a file name is a text
             raise NoSuchPath(f"{path} cannot be read: {error.strerror}") from None
-    return str(given.text)
+    return os.fsencode(given.text).decode("utf-8", "replace")
 
 
 def _stored(given: argparse.Namespace) -> str:

@@ -13,6 +13,7 @@ import orjson
 from tropescan import corpus, persistence, quality
 from tropescan.errors import ModelError
 from tropescan.evaluation import behaviour
+from tropescan.gate import parse
 from tropescan.report import console
 
 REFUSED_MOST = 2000  # passages that the gate refuses, drawn for the encoder to learn from
@@ -33,6 +34,7 @@ def train(given: argparse.Namespace) -> int:
     except (OSError, UnicodeDecodeError) as error:
         why = error.strerror if isinstance(error, OSError) else "no UTF-8"
         raise ModelError(f"the gate's terms {gate} cannot be read: {why}") from None
+    parse(terms)  # a bad one is told before texts are read
     passes = partial(passing, terms)
     reports = fit(
         corpus.load(given.labels, given.texts, _say),

@@ -34,8 +34,13 @@ def compiled(patterns: list[bytes], flags: list[int]) -> hyperscan.Database:
 def _keep(path: Path, raw: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        file.write(hashlib.sha256(raw).digest() + raw)
-    os.replace(file.name, path)
+        try:
+            file.write(hashlib.sha256(raw).digest() + raw)
+            file.flush()
+            os.replace(file.name, path)
+        except OSError:
+            os.unlink(file.name)
+            raise
 
 
 def _folder() -> Path:

@@ -26,7 +26,7 @@ class Matcher:
     """Compiled terms. Not thread-safe: one Matcher a thread (Hyperscan's scratch space)."""
 
     def __init__(self, terms: list[Term]) -> None:
-        self.width = max(t.width for t in terms)
+        self.width, self._terms = max(t.width for t in terms), len(terms)
         # fewer than 64 patterns would choose a matcher several times slower (reports/log.md): never-matching ones fill up
         filler = [rb"\x00tropescan-filler-%d\x00" % i for i in range(64 - len(terms))]
         flags = [0 if t.exact else hyperscan.HS_FLAG_CASELESS for t in terms] + [0] * len(filler)
@@ -55,10 +55,11 @@ class Matcher:
 
     def _scan(self, data: Bytes) -> tuple[Ints, Ints]:
         found = array("q")
-        add = found.append
+        add, terms = found.append, self._terms
 
         def on_match(term: int, _start: int, end: int, _flags: int, _context: object) -> None:
-            add(end << 16 | term)
+            if term < terms:  # else a filler
+                add(end << 16 | term)
 
         self._database.scan(data.data, match_event_handler=on_match, scratch=self._scratch)  # type: ignore[type-var]
         packed = np.frombuffer(found, np.int64) if found else np.zeros(0, np.int64)

@@ -15,6 +15,7 @@ WORD = np.zeros(256, bool)
 """Which bytes are of a word, as a regular expression's \\b takes them: ASCII letters, digits and the underscore."""
 WORD[[b for b in range(128) if chr(b).isalnum() or b == 95]] = True
 _TAIL = 12  # word characters that a '*' admits
+_LONGEST = 200  # bytes of a line: Hyperscan refuses what is much longer
 _GAP = r"[ \t\r\n\-][ \n]?"  # what a space may stand for: one to three of the first class cost a third of the gate's speed (reports/log.md)
 
 
@@ -44,21 +45,36 @@ def parse(source: str) -> list[Term]:
             continue
         if not group:
             raise ModelError(f"gate.txt line {number}: '{line}' stands before the first [group]")
+        if wrong := _wrong(line):
+            raise ModelError(f"gate.txt line {number}: {wrong}")
         terms.append(_term(line, group))
     if not any(t.group == STRONG for t in terms):
         raise ModelError("gate.txt has no term in [strong]: nothing could pass")
     return terms
 
 
+def _wrong(line: str) -> str:
+    """Why a line is no term; empty where it is one."""
+    stem = line.removeprefix("=").removesuffix("*").replace("(s)", "").strip()
+    if not stem:
+        return f"'{line}' names nothing"
+    if "\0" in line:
+        return f"{line!r} holds a NUL, which parts texts"
+    return f"'{line[:40]}...' is longer than {_LONGEST} bytes" if len(line.encode()) > _LONGEST else ""
+
+
 def _term(line: str, group: int) -> Term:
     exact, text = line.startswith("="), line.removeprefix("=")
     stem, tail = (text[:-1], _TAIL) if text.endswith("*") else (text, 0)
-    words = re.escape(stem).replace(r"\(s\)", "s?").split(r"\ ")
-    pattern = _GAP.join(words) + (rf"\w{{0,{tail}}}" if tail else "")
-    front = r"\b" if _wordlike(stem[0]) else ""
-    back = r"\b" if tail or _wordlike(stem[-1]) or stem.endswith("(s)") else ""
+    core = stem.removesuffix("(s)")
+    words = re.escape(core).replace(r"\(s\)", "s?").split(r"\ ")
+    front = r"\b" if _wordlike(core[0]) else ""
+    if _wordlike(core[-1]):
+        back = "s?" * (core != stem) + rf"\w{{0,{tail}}}" * (tail > 0) + r"\b"
+    else:  # the core itself ends at no word boundary, only what may follow it does
+        back = r"(?:s\b)?" * (core != stem) + rf"(?:\w{{1,{tail}}}\b)?" * (tail > 0)
     width = len(stem.encode()) + tail + len(words) - 1
-    return Term(line, f"{front}{pattern}{back}".encode(), exact, group, width)
+    return Term(line, f"{front}{_GAP.join(words)}{back}".encode(), exact, group, width)
 
 
 def _wordlike(character: str) -> bool:

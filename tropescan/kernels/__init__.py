@@ -5,7 +5,7 @@ that no order of summing shows. Compiling takes some seconds once a machine, loa
 enough to do, and does without them where Numba is not to be had.
 """
 
-from tropescan.kernels.cuts import characters, cuts, holding, lengths
+from tropescan.kernels.cuts import characters, cuts, holding, lengths, load
 from tropescan.kernels.sums import sums, table
 
-__all__ = ["characters", "cuts", "holding", "lengths", "sums", "table"]
+__all__ = ["characters", "cuts", "holding", "lengths", "load", "sums", "table"]

@@ -41,6 +41,15 @@ def lengths(values: Bytes, offsets: Ints) -> Ints:
     return found
 
 
+def load(values: Bytes, offsets: Ints) -> None:
+    """Runs every loop once on the first document of a string column, so that what cannot be compiled, or read from the cache, fails here."""
+    start, first = offsets[[0]], np.zeros(1, np.int64)
+    cuts(values, start, first, first)
+    holding(values, start, first, start)
+    characters(values, start, start)
+    lengths(values, offsets[:2])
+
+
 @njit
 def _count(length: Any, target: Any) -> Any:
     return max(1, (2 * length + target) // (2 * target))

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from tropescan.errors import ShardError, TropescanError
-from tropescan.parts import Part, Tick, scan_unit
+from tropescan.parts import Part, Tick, scan_unit, unforeseen
 from tropescan.scanner import Scanner
 from tropescan.shards import Columns, File, Unit, fingerprint, plan
 
@@ -30,7 +30,7 @@ def planned(file: File, columns: Columns) -> Message:
     except TropescanError:
         raise
     except Exception as error:  # what a server answers, or a library makes of a file, must cost one shard
-        return {"say": "failed", "kind": ShardError.__name__, "error": _told(file, error, "planning")}
+        return {"say": "failed", "kind": ShardError.__name__, "error": unforeseen(file, error, "planning")}
 
 
 def scanned(
@@ -41,20 +41,6 @@ def scanned(
         return scan_unit(scanner, file, columns, unit, limit, tick)
     except MemoryError:
         os._exit(1)  # as if killed for memory: the unit is tried again alone
-    except (TropescanError, EOFError, OSError):
-        raise
-    except Exception as error:  # a defect of ours or of a library must cost one unit, not the run
-        return defect(file, error)
-
-
-def defect(file: File, error: Exception) -> Part:
-    """A part that tells of an error that should not be."""
-    return Part(status="failed", kind=ShardError.__name__, error=_told(file, error, "scanning"))
-
-
-def _told(file: File, error: Exception, doing: str) -> str:
-    told = str(ShardError(f"{file.path}: {type(error).__name__} while {doing}: {error}"))
-    return told.encode("utf-8", "backslashreplace").decode()  # what a server says may be no Unicode
 
 
 def unit_of(given: Message) -> Unit:

@@ -92,7 +92,7 @@ class Scanner:
         """
         column, null, repaired = texts(documents.column("text"))
         values, offsets = buffers(column)
-        self._compile(len(values))
+        self._compile(values, offsets)
         lengths = np.diff(offsets)
         chosen = self._choose(values, offsets)
         candidates = np.bincount(chosen.row[chosen.audited == ""], minlength=len(column))
@@ -110,16 +110,18 @@ class Scanner:
         begin = np.repeat(offsets[chosen.row[keep]], 2)
         return assemble(counted, chosen, keep, self._cutter.characters(values, begin, edges).reshape(-1, 2))
 
-    def _compile(self, coming: int) -> None:
+    def _compile(self, values: Bytes, offsets: Ints) -> None:
         """Brings in the compiled loops, which give the same scores, once there is enough to do."""
         if self._uncompiled < 0:
             return
-        self._uncompiled -= coming
+        self._uncompiled -= len(values)
         if self._uncompiled < 0:
-            with contextlib.suppress(ImportError):  # Numba is late for new Pythons
+            # Numba is late for new Pythons; its cache may be damaged, or without room: whatever it is, numpy does the same
+            with contextlib.suppress(Exception):
                 from tropescan import kernels
 
-                self._fast_tier.compile()
+                kernels.load(values, offsets)
+                self._fast_tier.compile(values)
                 self._cutter = kernels
 
     def _choose(self, values: Bytes, offsets: Ints) -> Chosen:

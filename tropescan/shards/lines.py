@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import IO, Any
 
 import numpy as np
+import numpy.typing as npt
 import orjson
 import pyarrow as pa
 import pyarrow.json as pj
@@ -25,7 +26,7 @@ _HUGE = 16 << 20  # bytes of a line
 @dataclass(frozen=True)
 class Batch:
     """Documents in a row: where they begin in the shard, their columns as Arrow arrays (id and url may be missing), and their physical rows
-    where those are not consecutive. `bad_lines` were passed over since the last batch, the texts of `repaired` were no Unicode before they got here."""
+    where those are not consecutive. `bad_lines` were passed over since the last batch; `repaired` says which texts were no Unicode before they got here."""
 
     first_row: int
     text: pa.Array
@@ -33,7 +34,7 @@ class Batch:
     url: pa.Array | None
     rows: Ints | None
     bad_lines: int
-    repaired: int = 0
+    repaired: npt.NDArray[np.bool_] | None = None
 
 
 def read(file: File, text: str, id: str, url: str, id_required: bool) -> Iterator[Batch]:
@@ -184,7 +185,7 @@ def _batch(pending: list[tuple[int, dict[str, Any], bool]], text: str, id: str, 
             return pa.array([as_text(v) for v in values], pa.large_string())
 
     numbers = np.array([n for n, _, _ in pending], np.int64)
-    repaired = sum(odd for _, _, odd in pending)
+    repaired = np.array([odd for _, _, odd in pending], bool)
     return Batch(int(numbers[0]) if len(numbers) else 0, column(text), column(id), column(url), numbers, bad, repaired)
 
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tropescan.errors import DamagedShard, MissingColumn, NotAShard, ShardError, UnreadableShard
-from tropescan.schema import texts
+from tropescan.schema import text_bytes, texts
 from tropescan.shards import lines
 from tropescan.shards.files import File, open_file
 from tropescan.shards.lines import Batch
@@ -20,6 +20,10 @@ UNIT_BYTES = 256 << 20
 """Text (bytes, uncompressed) from which a Parquet shard is cut into units, at row-group borders. Fixed: a unit is the same for any worker count."""
 _BATCH_BYTES, _BATCH_ROWS = 8 << 20, 2000  # smaller batches cost more than the cache wins (reports/log.md)
 _BUFFER = 1 << 20
+_PEEK, _PLAIN = (
+    64,
+    1024,
+)  # rows looked at first where a text takes less than so many bytes, as it may if it is one of few
 
 
 @dataclass(frozen=True)
@@ -79,10 +83,9 @@ def read(file: File, columns: Columns, unit: Unit) -> Iterator[Batch]:
             parquet = _open(raw, file)
             names = {k: meta_name for k, meta_name in _names(parquet.metadata, file, columns).items() if meta_name}
             row = unit.first_row
+            text = _column_indices(parquet.metadata, file, columns)["text"]
             for batch in parquet.iter_batches(
-                batch_size=_batch_rows(
-                    parquet.metadata, _column_indices(parquet.metadata, file, columns)["text"], unit.groups
-                ),
+                batch_size=_batch_rows(parquet, text, names["text"], unit.groups),
                 row_groups=list(range(*unit.groups)),
                 columns=list(names.values()),
                 use_threads=False,
@@ -155,10 +158,19 @@ def _column_indices(meta: Any, file: File, columns: Columns) -> dict[str, int]:
     return {k: leaf.get(n, 0) for k, n in names.items() if n}
 
 
-def _batch_rows(meta: Any, column: int, groups: tuple[int, int]) -> int:
-    """Rows a batch such that an average batch of the unit's widest row group holds _BATCH_BYTES of text."""
-    widest = 1.0
+def _batch_rows(parquet: pq.ParquetFile, column: int, name: str, groups: tuple[int, int]) -> int:
+    """Rows a batch such that an average batch of the unit's widest row group holds _BATCH_BYTES of text.
+
+    The footer counts a text that a dictionary holds once, however often it stands there: where that could be, the first texts tell.
+    """
+    widest, repeated = 1.0, False
     for g in range(*groups):
-        group = meta.row_group(g)
-        widest = max(widest, group.column(column).total_uncompressed_size / max(1, group.num_rows))
+        group = parquet.metadata.row_group(g)
+        chunk, rows = group.column(column), max(1, group.num_rows)
+        widest = max(widest, chunk.total_uncompressed_size / rows)
+        repeated |= bool(chunk.has_dictionary_page) and rows > _PEEK and chunk.total_uncompressed_size < rows * _PLAIN
+    if repeated:
+        peek = next(parquet.iter_batches(_PEEK, row_groups=[groups[0]], columns=[name], use_threads=False), None)
+        if peek is not None and len(peek):
+            widest = max(widest, text_bytes(peek.column(0)) / len(peek))
     return max(1, min(_BATCH_ROWS, int(_BATCH_BYTES / widest)))

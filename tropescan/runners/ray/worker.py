@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tropescan.errors import ModelError, TropescanError
+from tropescan.errors import ModelError, ShardError, TropescanError
+from tropescan.parts import Part, unforeseen
 from tropescan.runners import score_parts
-from tropescan.runners.orders import Message, defect, planned, scanned, unit_of
+from tropescan.runners.orders import Message, planned, scanned, unit_of
 from tropescan.scanner import Scanner
 from tropescan.shards import Columns, File, Plan
 from tropescan.store import Entry
@@ -55,7 +56,7 @@ class Worker:
         try:
             part = scanned(self._scanner, file, self._columns, unit, setup["limit"])
         except (EOFError, OSError) as error:
-            part = defect(file, error)
+            part = Part(status="failed", kind=ShardError.__name__, error=unforeseen(file, error, "scanning"))
         plan = Plan(order["plan"]["rows"], tuple(map(unit_of, order["plan"]["units"])))
         entry = Entry(order["shard"], self._scanner.key, file, plan, setup["audit"])
         return score_parts.write(Path(setup["parts"]), setup["told"], entry, unit, part).name
