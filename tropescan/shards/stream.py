@@ -20,10 +20,8 @@ UNIT_BYTES = 256 << 20
 """Text (bytes, uncompressed) from which a Parquet shard is cut into units, at row-group borders. Fixed: a unit is the same for any worker count."""
 _BATCH_BYTES, _BATCH_ROWS = 8 << 20, 2000  # smaller batches cost more than the cache wins (reports/log.md)
 _BUFFER = 1 << 20
-_PEEK, _PLAIN = (
-    64,
-    1024,
-)  # rows looked at first where a text takes less than so many bytes, as it may if it is one of few
+_PEEK = 64  # rows looked at first where a row group is as small as one of few texts that repeat, or of short ones:
+_FEW, _SHORT = 2 << 20, 1024  # bytes of a dictionary, and of a row
 
 
 @dataclass(frozen=True)
@@ -168,7 +166,7 @@ def _batch_rows(parquet: pq.ParquetFile, column: int, name: str, groups: tuple[i
         group = parquet.metadata.row_group(g)
         chunk, rows = group.column(column), max(1, group.num_rows)
         widest = max(widest, chunk.total_uncompressed_size / rows)
-        repeated |= bool(chunk.has_dictionary_page) and rows > _PEEK and chunk.total_uncompressed_size < rows * _PLAIN
+        repeated |= bool(chunk.has_dictionary_page) and chunk.total_uncompressed_size < _FEW + rows * _SHORT
     if repeated:
         peek = next(parquet.iter_batches(_PEEK, row_groups=[groups[0]], columns=[name], use_threads=False), None)
         if peek is not None and len(peek):
