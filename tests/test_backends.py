@@ -184,6 +184,13 @@ def test_a_change_without_its_scale_is_told() -> None:
             encoder(REFERENCE, bad, "torch", threads=1)
 
 
+@pytest.mark.parametrize("backend", HERE)
+def test_no_tensor_of_the_encoders_own_stands_for_one_that_lacks(backend: str) -> None:
+    name = next(k for k in TENSORS if k.startswith("layer.3.") and not k.endswith(".scale"))
+    with pytest.raises(DamagedModel, match=f"the tuned {name} is not there"):
+        encoder(REFERENCE, {k: v for k, v in TENSORS.items() if k != name}, backend, threads=1)
+
+
 @pytest.mark.skipif("openvino" not in HERE, reason="openvino is not installed")
 def test_what_cannot_be_run_is_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such backend"):

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.conftest import EVIL, PLAIN, ROOT, SAMPLE, python, write_shard
@@ -265,7 +267,57 @@ def test_a_closed_pipe_is_no_error(db: Path) -> None:
     assert done.stdout == "range\n" and "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("how", ["| head -1", "| true", ">&-"])
+@pytest.mark.parametrize("verb", ["query 'SELECT range FROM range(20000)'", "status --json", "prevalence"])
+def test_a_reader_that_is_gone_is_no_error(db: Path, verb: str, how: str) -> None:
+    command = f"{sys.executable} -m tropescan {verb} --db {db} {how}"
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", command], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_options_that_say_nothing_are_told(db: Path, tmp_path: Path, tropescan: Run) -> None:
+    filtered = ("filter", db.parent, "--db", db, "--where", "score > 0.5", "--out", tmp_path / "out")
+    for arguments, code, said in (
+        (("status", "--db", db, "--wait", "nan"), 2, "seconds"),
+        (("scan", "", "--db", tmp_path / "y.duckdb"), 10, "empty path"),
+        ((*filtered, "--token", "<x>"), 2, "--token is for --mode tag"),
+        ((*filtered, "--mode", "tag", "--until-clean"), 2, "--until-clean is for --mode mask"),
+        ((*filtered, "--pool", "score < 1"), 2, "--pool is for --mode replace"),
+        (("query", "SELECT 1 AS a, 2 AS a", "--db", db, "--json"), errors.QueryError.code, "two columns are called a"),
+    ):
+        done = tropescan(*arguments)
+        assert done.returncode == code and said in done.stderr, done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_sums_are_numbers_in_json(db: Path, tropescan: Run) -> None:
+    sql = "SELECT sum(documents) AS n, sum(documents) / 8::DECIMAL(4, 2) AS part FROM shards"
+    assert json.loads(tropescan("query", sql, "--db", db, "--json").stdout) == {"n": 44, "part": 5.5}
+
+
+def test_a_document_is_named_by_its_whole_folder(tmp_path: Path, tropescan: Run) -> None:
+    for folder in ("train", "maintrain", "b/train"):
+        (tmp_path / "in" / folder).mkdir(parents=True)
+        write_shard(tmp_path / "in" / folder / "a.parquet", [f"{EVIL} {folder}"])
+    assert tropescan("scan", tmp_path / "in", "--db", tmp_path / "x.duckdb", "--depth", "fast").returncode == 0
+    explain = ("explain", "--db", tmp_path / "x.duckdb", "--depth", "fast", "--json", "--doc")
+    assert tropescan(*explain, "maintrain/a.parquet:0").returncode == 0
+    for several in ("train/a.parquet:0", "a-0"):
+        done = tropescan(*explain, several)
+        assert done.returncode == errors.StoreError.code and "b/train/a.parquet:0" in done.stderr
+    found = json.loads(tropescan(*explain, f"{tmp_path}/in/train/a.parquet:0").stdout)
+    assert found["passages"][0]["end_char"] == len(f"{EVIL} train")
+
+
 def test_control_characters_of_a_corpus_do_not_reach_the_terminal(tmp_path: Path, tropescan: Run) -> None:
+    odd = "\x1b]0;title\x07\x1b[31m\x9b31m"
+    pq.write_table(pa.table({"id": [odd], "url": [f"http://{odd}/"], "text": [EVIL]}), tmp_path / "b.parquet")
+    assert tropescan("scan", tmp_path, "--db", tmp_path / "y.duckdb", "--depth", "fast").returncode == 0
+    preview = ("filter", tmp_path, "--where", "score > 0", "--dry-run")
+    for verb in (("passages", "--threshold", "0.01"), ("query", "SELECT id, url, domain FROM documents"), preview):
+        done = tropescan(*verb, "--db", tmp_path / "y.duckdb")
+        assert done.returncode == 0 and not {"\x1b", "\x07", "\x9b"} & set(done.stdout + done.stderr)
+    (tmp_path / "b.parquet").unlink()
     write_shard(tmp_path / "a.parquet", [EVIL + " \x1b[31mred [bold]not bold[/]"])
     assert tropescan("scan", tmp_path, "--db", tmp_path / "x.duckdb", "--depth", "fast").returncode == 0
     shown = tropescan("passages", "--db", tmp_path / "x.duckdb", "--threshold", "0.01").stdout

@@ -71,6 +71,22 @@ def test_other_files_are_refused(name: str) -> None:
         SentenceEncoder(other, {})
 
 
+@pytest.mark.parametrize("told", [{}, {"../../etc/hostname": "0" * 64}, None])
+def test_an_encoder_of_which_no_file_is_verified_is_refused(told: Any) -> None:
+    with pytest.raises(DamagedModel, match=r"the sha256 of config\.json, model\.safetensors, tokenizer\.json"):
+        files.verified({**ENCODER, "files": told})
+
+
+def test_a_model_folder_chooses_no_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "payload.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\ndef get_model_path(): return '.'\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ModelError, match="neither installed nor to be had from the hub") as raised:
+        files.verified({**ENCODER, "package": "payload"})
+    assert not (tmp_path / "ran").exists() and "payload" not in str(raised.value)
+
+
 def test_what_is_not_installed_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     real = importlib.util.find_spec
 

@@ -100,6 +100,10 @@ def test_datasets(documents: list[str], expected: Scores, how: str) -> None:
     else:
         found = annotate(data.with_format("arrow") if how == "arrow" else data, batch_size=4, passages=True)
         found = found.with_format(None)
+    if how == "arrow":  # the cheap plan: all at depth fast, then what is worth it once more
+        cheap = annotate(data.with_format("arrow"), depth="fast")
+        again = list(annotate(cheap, batch_size=4).with_format(None))
+        assert rows(again) == expected
     found = list(found)
     assert rows(found) == expected and [r["text"] for r in found] == documents
 
@@ -178,13 +182,23 @@ def test_datatrove_filters_with_reasons(documents: list[str], expected: Scores, 
     assert run(fiction) == [str(i) for i in sorted(stays)]
     with pytest.raises(InputError, match="no threshold 'strict': the model has default"):
         TropescanFilter("strict", depth="fast")
+    for threshold in (60, -0.1, float("nan")):
+        with pytest.raises(InputError, match="between 0 and 1"):
+            TropescanFilter(threshold, depth="fast")
 
 
 @needs("datatrove")
 def test_the_datatrove_example_on_two_workers(tmp_path: Path, documents: list[str]) -> None:
     (tmp_path / "in").mkdir()
     for i in range(4):
-        write_shard(tmp_path / "in" / f"{i}.parquet", documents[i::4], url=[None] * len(documents[i::4]))
+        part = documents[i::4]
+        given: dict[str, Any] = {
+            "id": list(range(len(part))),
+            "metadata": [{"id": f"inner {k}", "n": 0} for k in range(len(part))],
+        }
+        if i:  # the first shard lacks what the others have
+            given["url"] = [None] * len(part)
+        pq.write_table(pa.table({"text": part, **given}), tmp_path / "in" / f"{i}.parquet")
     command = [sys.executable, ROOT / "examples" / "datatrove_filter.py", tmp_path / "in", tmp_path / "out"]
     done = subprocess.run(
         [*map(str, command), "--depth", "fast", "--tasks", "2", "--workers", "2"],
@@ -201,6 +215,11 @@ def test_the_datatrove_example_on_two_workers(tmp_path: Path, documents: list[st
     found = kept.to_pylist() + dropped.to_pylist()
     assert sorted(r["text"] for r in found) == sorted(documents) and len(dropped) > 3
     assert rows(found) == [by_text[r["text"]] for r in found]
+    assert kept.schema.field("id").type == pa.int64() and "url" in kept.column_names
+    assert all(r["metadata"] == {"id": f"inner {r['id']}", "n": 0} for r in found) and {r["id"] for r in found} >= {
+        0,
+        1,
+    }
     floor = PortableScanner(depth="fast").threshold("default")
     assert min(dropped["tropescan_score"].to_pylist()) >= floor
     assert max(s for s in kept["tropescan_score"].to_pylist() if s is not None) < floor
@@ -230,6 +249,8 @@ def test_ray_data(cluster: Any, shard: Path, documents: list[str], expected: Sco
     found = {r["id"]: r for r in data.take_all()}
     in_order = [found[f"in-{i}"] for i in range(len(documents))]
     assert rows(in_order) == expected and [r["text"] for r in in_order] == documents
+    once = Annotate(depth="fast")(pa.table({"text": documents}))
+    assert Annotate(depth="fast")(once).equals(once)
     with pytest.raises(InputError, match="batch_format"):
         Annotate(depth="fast")({"text": documents})  # type: ignore[arg-type]
 
@@ -282,6 +303,8 @@ def test_importing_tropescan_costs_nothing() -> None:
 
 
 def test_the_plain_function_on_odd_input() -> None:
+    once = package.scan_texts((t for t in [EVIL, "a \ud800 b"]), depth="fast")  # type: ignore[arg-type]
+    assert len(once) == 2
     found = package.scan_texts(["", None, EVIL, "a \ud800 b"], depth="fast")
     assert found["null_text"].to_pylist() == [False, True, False, False] and found["characters"].to_pylist()[3] == 5
     assert found["score"].null_count == 3 and len(package.scan_texts([], depth="fast")) == 0

@@ -188,6 +188,31 @@ def test_what_a_path_held_before_it_became_a_copy_goes(tmp_path: Path, tropescan
     assert held(store) == [("a.parquet", "done", 5), ("b.parquet", "done", 2)]
 
 
+def test_of_copies_the_path_that_comes_first_counts(tmp_path: Path, tropescan: Run) -> None:
+    shards, parts, direct = tmp_path / "in", tmp_path / "p", tmp_path / "direct.duckdb"
+    shards.mkdir()
+    for name, text in (("1", EVIL), ("2", PLAIN)):
+        write_shard(shards / f"{name}a.parquet", [text] * 3)
+        shutil.copy(shards / f"{name}a.parquet", shards / f"{name}b.parquet")
+    for task in "1/2", "0/2":  # all that end in b first
+        assert tropescan("scan", shards, "--parts", parts, "--slice", task, *FAST).returncode == 0
+    assert tropescan("scan", shards, "--db", direct, *FAST).returncode == 0
+    store = Store(tmp_path / "x.duckdb")
+    for _ in range(2):
+        ingest(parts, store)
+        assert held(store) == held(Store(direct)) == [("1a.parquet", "done", 3), ("2a.parquet", "done", 3)]
+    assert contents(store.path)["documents"] == contents(direct)["documents"]
+
+
+def test_the_audit_share_is_that_of_the_whole_scan(tmp_path: Path, tropescan: Run) -> None:
+    shard, parts, store = write_shard(tmp_path / "a.parquet", [PLAIN] * 9), tmp_path / "p", Store(tmp_path / "x.duckdb")
+    for audit, more in (("0.5", ("--limit", "2")), ("0.25", ())):
+        assert tropescan("scan", shard, "--parts", parts, *FAST, *more, "--audit", audit).returncode == 0
+        ingest(parts, store)
+        assert store.rows("SELECT audit FROM shards") == [{"audit": float(audit)}]
+        ingest(parts, store)
+
+
 def test_a_moved_shard_has_parts_of_its_own(tmp_path: Path, tropescan: Run) -> None:
     shards, parts, store = tmp_path / "in", tmp_path / "p", Store(tmp_path / "x.duckdb")
     shards.mkdir()

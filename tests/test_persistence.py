@@ -132,6 +132,67 @@ def test_another_format_is_refused(folder: Path) -> None:
             persistence.load(folder)
 
 
+def resealed(folder: Path, name: str, raw: bytes) -> None:
+    """Other bytes in a file, and a manifest that agrees with them: what no checksum tells."""
+    (folder / name).write_bytes(raw)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"][name] = {"sha256": hashlib.sha256(raw).hexdigest(), "bytes": len(raw)}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+NOT = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("config.json", {"calibration": None}, "lacks or garbles calibration"),
+        ("config.json", {"calibration": {"fast": {}}}, "calibration of depth fast"),
+        ("config.json", {"hit_floor": None}, "hit_floor is no finite number"),
+        ("config.json", {"audit": NOT}, "audit is no finite number"),
+        ("config.json", {"fast_floor": {"full": "much", "lean": 0.3}}, "fast_floor, full is no finite number"),
+        ("config.json", {"encoder": {"dimensions": True}}, "encoder, dimensions is no finite number"),
+        ("config.json", "[" * 100_000, "no JSON"),
+        ("thresholds.json", {"fast": {}}, "no default threshold of depth fast"),
+        ("thresholds.json", {"full": {"default": {"threshold": NOT}}}, "full, default, threshold is no finite number"),
+        ("gate.txt", b"[strong]\n\xff", "no UTF-8"),
+        ("fast.safetensors", b"\0" * 7, "cannot be read"),
+        ("encoder.safetensors", b"", "cannot be read"),
+    ],
+)
+def test_a_resealed_folder_is_read_as_a_strangers(folder: Path, name: str, change: Any, said: str) -> None:
+    raw = change if isinstance(change, bytes) else change.encode() if isinstance(change, str) else b""
+    if isinstance(change, dict):
+        raw = json.dumps(json.loads((folder / name).read_text()) | change).encode()
+    resealed(folder, name, raw)
+    with pytest.raises(DamagedModel, match=said) as raised:
+        persistence.load(folder)
+    assert str(folder / name) in str(raised.value)
+
+
+@pytest.mark.parametrize("tier", ["fast", "encoder"])
+def test_weights_that_are_no_numbers_are_told(tmp_path: Path, tier: str) -> None:
+    bias = np.full(len(OUTPUTS), NOT)
+    fast = persistence.load(small(tmp_path / "whole")).fast
+    with pytest.raises(DamagedModel, match=rf"{tier}\.safetensors: bias holds what is no finite number"):
+        small(tmp_path / "mine", **{tier: fast | {"bias": bias} if tier == "fast" else encoder({"bias": bias})})
+
+
+@pytest.mark.parametrize("files", [[], {"config.json": 1}, {}])
+def test_a_manifest_of_other_kinds_is_told(folder: Path, files: Any) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"files": files}))
+    with pytest.raises(DamagedModel, match="does not list config.json"):
+        persistence.load(folder)
+
+
+def test_a_pipe_is_not_waited_for(folder: Path) -> None:
+    (folder / "gate.txt").unlink()
+    os.mkfifo(folder / "gate.txt")
+    with pytest.raises(DamagedModel, match=r"gate\.txt cannot be read"):
+        persistence.load(folder)
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

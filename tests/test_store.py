@@ -20,6 +20,8 @@ from tests.conftest import EVIL, PLAIN, contents, write_shard
 from tropescan import persistence, shards
 from tropescan.errors import QueryError, StoreError, StoreLocked, WrongSchema
 from tropescan.parts import Part, scan_unit
+from tropescan.runners.folder import Folder
+from tropescan.runners.ingest import ingest
 from tropescan.scanner import Scanner
 from tropescan.shards import Columns, File, Plan
 from tropescan.store import Entry, Store
@@ -106,6 +108,31 @@ def test_an_audit_share_that_changed_halfway_is_null(tmp_path: Path, shard: tupl
         assert store.rows("SELECT audit FROM shards") == [{"audit": told}], (done, share)
 
 
+def test_a_failure_that_brings_less_keeps_what_was_read(tmp_path: Path, shard: tuple[File, Plan, Part]) -> None:
+    """A worker that died at a unit of which an earlier scan had read a part."""
+    file, plan, part = shard
+    dead = Part(status="failed", kind="WorkerDied", error="died twice")
+    store, folder = Store(tmp_path / "x.duckdb"), Folder(tmp_path / "parts", [file.path])
+    for sink in (store, folder):
+        sink.register_model(MODEL, "fast")
+        sink.commit([("s1", KEY, plan.units[0], replace(part, status="limited"))], [Entry("s1", KEY, file, plan, 0.0)])
+        sink.commit([("s1", KEY, plan.units[0], dead)])
+    ingest(folder.path, Store(tmp_path / "y.duckdb"))
+    for path in (store.path, tmp_path / "y.duckdb"):
+        (told,) = Store(path).rows("SELECT status, kind, documents, gated_documents FROM shards")
+        assert told == {"status": "failed", "kind": "WorkerDied", "documents": 4, "gated_documents": 2}
+        assert len(contents(path)["documents"]) == 2
+
+
+def test_a_name_that_duckdb_takes_for_another_place_is_a_file(
+    tmp_path: Path, shard: tuple[File, Plan, Part], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in (":memory:", ":default:", "md:x"):
+        store = filled(Path(name), shard)
+        assert (tmp_path / name).is_file() and store.rows("SELECT count(*) AS n FROM documents") == [{"n": 2}]
+
+
 def test_changed_content_replaces_the_old_rows(tmp_path: Path, shard: tuple[File, Plan, Part]) -> None:
     store = filled(tmp_path / "x.duckdb", shard)
     store.commit([], [Entry("s2", KEY, shard[0], shard[1], 0.0)])
@@ -176,14 +203,26 @@ def test_other_databases_are_refused(tmp_path: Path, shard: tuple[File, Plan, Pa
 
 @pytest.mark.parametrize(
     "sql",
-    ["SELECT nothing FROM documents", "SELEC", "DELETE FROM documents", "DROP TABLE units", "CREATE TABLE t (i INT)"],
+    [
+        "SELECT nothing FROM documents",
+        "SELEC",
+        "",
+        "DELETE FROM documents",
+        "DROP TABLE units",
+        "CREATE TABLE t (i INT)",
+        "COPY documents TO 'stolen.csv'",
+        "SELECT 1; SELECT 2",
+    ],
 )
-def test_queries_only_read(tmp_path: Path, shard: tuple[File, Plan, Part], sql: str) -> None:
+def test_queries_only_read(
+    tmp_path: Path, shard: tuple[File, Plan, Part], sql: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = filled(tmp_path / "x.duckdb", shard)
+    monkeypatch.chdir(tmp_path)
     before = contents(store.path)
     with pytest.raises(QueryError):
         store.query(sql)
-    assert contents(store.path) == before
+    assert contents(store.path) == before and not (tmp_path / "stolen.csv").exists()
 
 
 def test_an_interrupt_that_finds_duckdb_at_work_is_one(tmp_path: Path, shard: tuple[File, Plan, Part]) -> None:

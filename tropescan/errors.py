@@ -172,3 +172,11 @@ def exit_code(kinds: set[str]) -> int:
     if not kinds:
         return 0
     return SHARD_ERRORS[kinds.pop()].code if len(kinds) == 1 else ShardError.code
+
+
+def shown(text: str) -> str:
+    """The text with U+FFFD for every control character but line ends and tabs."""
+    return "".join(
+        c if c.isprintable() or c in "\n\t" or (c.isspace() and c > "\x9f") else "\N{REPLACEMENT CHARACTER}"
+        for c in text
+    )

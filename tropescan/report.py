@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from tropescan.errors import shown
 from tropescan.prevalence import Prevalence, Row
 
 
@@ -19,7 +21,18 @@ def console(file: IO[str] | None = None) -> Console:
     """The console to print to; a pipe or a file gets 160 columns, no colour and no control codes. Names and rules are printed as they are: no markup."""
     stream = file or sys.stdout
     width = None if stream.isatty() else 160
-    return Console(file=stream, width=width, highlight=False, markup=False, emoji=False, soft_wrap=False)
+    return _Console(file=stream, width=width, highlight=False, markup=False, emoji=False, soft_wrap=False)
+
+
+class _Console(Console):
+    """Shows whatever a corpus holds, and sends the terminal nothing of it that it would obey."""
+
+    def render(self, renderable: Any, options: Any = None) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(shown(segment.text), segment.style)
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # rich would end the process; cli.main knows better
 
 
 def share(value: float | None) -> str:
@@ -102,11 +115,11 @@ def rows_table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> Table:
 
 
 def passage_text(text: str, terms: Sequence[tuple[int, int, str]] = ()) -> Text:
-    """A passage with the spans that fired the gate marked; control characters are shown, not sent to the terminal."""
-    shown = Text("".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text))
+    """A passage with the spans that fired the gate marked."""
+    marked = Text(shown(text))
     for start, end, _ in terms:
-        shown.stylize("bold yellow", start, end)
-    return shown
+        marked.stylize("bold yellow", start, end)
+    return marked
 
 
 class Display:

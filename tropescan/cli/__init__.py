@@ -7,17 +7,21 @@ import signal
 import sys
 
 from tropescan.cli.arguments import parser
-from tropescan.errors import TropescanError
+from tropescan.errors import TropescanError, shown
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one command; returns its exit code (tropescan/errors.py lists them)."""
+    # closed by whoever started us
+    sys.stdout, sys.stderr = (s or os.fdopen(os.open(os.devnull, os.O_WRONLY), "w") for s in (sys.stdout, sys.stderr))
     given = parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _terminated)
     try:
-        return int(given.verb(given))
+        code = int(given.verb(given))
+        sys.stdout.flush()  # a reader that is gone shows here, and not when Python ends
+        return code
     except TropescanError as error:
-        print(f"tropescan: {error}", file=sys.stderr)
+        print(f"tropescan: {shown(str(error))}", file=sys.stderr)
         return error.code
     except KeyboardInterrupt:
         kept = "; what was committed stays, the same command goes on from there" if hasattr(given, "db") else ""

@@ -7,10 +7,12 @@ import csv
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from decimal import Decimal
 from typing import Any
 
 import orjson
 
+from tropescan.errors import QueryError
 from tropescan.prevalence import measure
 from tropescan.report import console, passage_text, prevalence_note, prevalence_table, rows_table, short_names
 from tropescan.schema import COUNTERS
@@ -119,8 +121,10 @@ def query(given: argparse.Namespace) -> int:
     """The rows of one SELECT."""
     table = Store(given.db, given.wait).query(given.sql)
     names = table.column_names
-    rows = [list(r) for r in zip(*[c.to_pylist() for c in table.columns], strict=True)] if names else []
+    rows = [list(map(_value, r)) for r in zip(*[c.to_pylist() for c in table.columns], strict=True)] if names else []
     if given.json:
+        if twice := [n for n in dict.fromkeys(names) if names.count(n) > 1]:
+            raise QueryError(f"two columns are called {twice[0]}, which JSON cannot hold: name them with AS")
         for row in rows:
             print(orjson.dumps(dict(zip(names, row, strict=True)), default=str).decode())
     elif given.csv:
@@ -128,6 +132,13 @@ def query(given: argparse.Namespace) -> int:
     else:
         console().print(rows_table(names, rows))
     return 0
+
+
+def _value(value: Any) -> Any:
+    """A number for DuckDB's sums, whose type holds more than 64 bits."""
+    if not isinstance(value, Decimal):
+        return value
+    return int(value) if value == value.to_integral_value() and abs(value) < 1 << 63 else float(value)
 
 
 def _csv(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -32,6 +33,13 @@ def _fraction(text: str) -> float:
     value = float(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError("must lie between 0 and 1")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError("must be seconds, 0 or more")
     return value
 
 
@@ -271,7 +279,7 @@ def _db(one: argparse.ArgumentParser, required: bool = True) -> None:
     one.add_argument("--db", required=required, type=_here, metavar="FILE", help="the DuckDB database")
     one.add_argument(
         "--wait",
-        type=float,
+        type=_seconds,
         default=30.0,
         metavar="SECONDS",
         help="how long to wait for a database that another process holds (default: 30)",
@@ -319,16 +327,14 @@ def _filter(one: argparse.ArgumentParser) -> None:
     one.add_argument(
         "--out", type=_here, metavar="DIR", help="folder of the output: new, or that of the same selection cut short"
     )
-    one.add_argument("--marker", default="", metavar="TEXT", help="mask: what stands for a cut span (default: nothing)")
+    one.add_argument("--marker", metavar="TEXT", help="mask: what stands for a cut span (default: nothing)")
     one.add_argument(
         "--until-clean",
         action="store_true",
         help="mask: score masked documents again and cut until no passage meets the rule",
     )
     one.add_argument("--model-dir", metavar="NAME|DIR", help="--until-clean: the model (default: by its name)")
-    one.add_argument(
-        "--token", default="<|ai-trope|>", metavar="TEXT", help="tag: the control token (default: <|ai-trope|>)"
-    )
+    one.add_argument("--token", metavar="TEXT", help="tag: the control token (default: <|ai-trope|>)")
     one.add_argument("--around", action="store_true", help="tag: around flagged passages, not before the document")
     one.add_argument("--end-token", metavar="TEXT", help="tag --around: the token after (default: the same)")
     one.add_argument(

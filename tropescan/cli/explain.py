@@ -93,13 +93,16 @@ def _stored(given: argparse.Namespace) -> str:
     )
     if not found and path and row.isdigit():
         found = store.rows(
-            "SELECT DISTINCT path, shard, bytes, tag, ?::BIGINT AS row FROM files WHERE ends_with(path, ?) ORDER BY path",
-            [int(row), path],
+            "SELECT DISTINCT path, shard, bytes, tag, ?::BIGINT AS row FROM files WHERE path = ? OR ends_with(path, '/' || ?) ORDER BY path",
+            [int(row), path, path],
         )
     if not found:
         raise StoreError(
             f"no kept document has id '{given.doc}': documents that the gate refused keep no id, name them as PATH:ROW"
         )
+    if len(found) > 1:
+        several = ", ".join(f"{r['path']}:{r['row']}" for r in found[:5]) + ", ..." * (len(found) > 5)
+        raise StoreError(f"'{given.doc}' names {len(found)} documents: give one of {several}")
     one = found[0]
     file = unchanged(one["path"], one["shard"], one["bytes"], one["tag"])
     texts = rows(file, Columns(given.text_column), {one["row"]})

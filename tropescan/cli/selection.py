@@ -12,9 +12,10 @@ import orjson
 from rich.table import Table
 from rich.text import Text
 
-from tropescan.errors import InputError, ShardError, exit_code
+from tropescan.errors import InputError, ShardError, exit_code, shown
 from tropescan.report import console, passage_text, rows_table, share
 from tropescan.selection import Done, Plan, Preview, Request, dry, select, weigh
+from tropescan.selection.plan import TOKEN
 from tropescan.selection.rules import POOL
 from tropescan.shards import Columns
 from tropescan.store import Store
@@ -24,13 +25,14 @@ _DOMAINS = 20
 
 def filter(given: argparse.Namespace) -> int:
     """Writes the selection, or with --dry-run what it would do."""
+    _require_mode(given)
     request = Request(
         mode=given.mode,
         where=given.where,
         preset=given.preset,
         pool=given.pool or POOL,
-        marker=given.marker,
-        token=given.token,
+        marker=given.marker or "",
+        token=TOKEN if given.token is None else given.token,
         end_token=given.end_token,
         around=given.around,
         until_clean=given.until_clean,
@@ -49,6 +51,22 @@ def filter(given: argparse.Namespace) -> int:
         store, given.path, Path(given.out), request, model=given.model, workers=given.workers, say=_say(given)
     )
     return _print(done, given)
+
+
+_OF_MODE = {
+    "mask": ("marker", "until_clean", "model_dir"),
+    "tag": ("token", "around", "end_token"),
+    "replace": ("pool",),
+}
+
+
+def _require_mode(given: argparse.Namespace) -> None:
+    """Raises InputError for an option of another mode: who gives it means that one."""
+    for mode, options in _OF_MODE.items():
+        for option in options:
+            if mode != given.mode and getattr(given, option) not in (None, False):
+                name = option.replace("_", "-")
+                raise InputError(f"--{name} is for --mode {mode}, and this is --mode {given.mode}")
 
 
 def weights(given: argparse.Namespace) -> int:
@@ -92,7 +110,7 @@ def _print(done: Done, given: argparse.Namespace) -> int:
         for line in _notes(done, given.out):
             out.print(line, soft_wrap=True)
     for path, error in done.failed.items():
-        print(f"tropescan: not selected from: {path}: {error}", file=sys.stderr)
+        print(f"tropescan: not selected from: {shown(f'{path}: {error}')}", file=sys.stderr)
     codes = {error.code for error in done.failed.values()}
     return codes.pop() if len(codes) == 1 else exit_code(set()) if not codes else ShardError.code
 

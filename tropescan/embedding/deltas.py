@@ -44,6 +44,11 @@ def narrowed(tensors: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str
 
 def widened(tensors: Mapping[str, Any], weights: Mapping[str, Any]) -> dict[str, Any]:
     """The tensors `layer.N.*` whole, as the encoder takes them, of what `narrowed` gives (or of whole ones). Raises DamagedModel."""
+    layers = {name.split(".")[1] for name in tensors if name.startswith(LAYER)}
+    own_names = [name.removeprefix("encoder.") for name in weights if name.startswith("encoder." + LAYER)]
+    lacking = [name for name in own_names if name.split(".")[1] in layers and name not in tensors]
+    if lacking:  # the encoder's own would stand for it
+        raise DamagedModel(f"the tuned {lacking[0]} is not there: restore the folder, or train it again")
     whole: dict[str, Any] = {}
     for name, kept in tensors.items():
         if not name.startswith(LAYER) or name.endswith(_SCALE):

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from tropescan.errors import InputError, MissingExtra
-from tropescan.runners.portable import PortableScanner, fields
+from tropescan.runners.portable import PortableScanner, added, fields
 
 try:
     import datasets
@@ -46,9 +46,7 @@ class Annotate:
         columns = self.scanner.columns(self._texts(batch), self.passages)
         if not isinstance(batch, pa.Table):
             return columns.to_pydict()
-        for name in columns.column_names:
-            batch = batch.append_column(name, columns[name])
-        return batch
+        return added(batch, columns)
 
     def _texts(self, batch: Any) -> Any:
         try:

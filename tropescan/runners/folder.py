@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Container, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,15 @@ class Folder:
             entry = self._entries[shard]
             there = next(self._heads([score_parts.name(entry, unit)]), None)
             if there is None or there.status != "done":
-                self._write(entry, unit, part)
+                self._write(entry, unit, self._with_rows(part, there, score_parts.name(entry, unit)))
+
+    def _with_rows(self, part: Part, there: Head | None, name: str) -> Part:
+        """The part, with the rows that are there where it failed with fewer: a worker that died brings nothing."""
+        if there and part.status == "failed" and part.counters["rows"] < there.part["counters"]["rows"]:
+            with contextlib.suppress(PartError):
+                before = score_parts.read(self.path / name)[1]
+                return replace(before, status=part.status, kind=part.kind, error=part.error, at=None)
+        return part
 
     def discard(self, shard: str, unit: Unit) -> None:
         """Removes a part that has been committed elsewhere."""
@@ -108,7 +117,7 @@ def names(folder: Path) -> list[str]:
     """The names of the parts in a folder, in order; what is being written is passed over. Raises NoSuchPath."""
     try:
         with os.scandir(folder) as there:
-            return sorted(e.name for e in there if e.name.endswith(SUFFIX) and not e.name.startswith("."))
+            return sorted(e.name for e in there if e.name.endswith(SUFFIX) and e.name[0] != "." and e.is_file())
     except OSError as error:
         raise NoSuchPath(f"{folder} is not a folder of score parts: {error.strerror}") from None
 

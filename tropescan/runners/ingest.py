@@ -64,12 +64,15 @@ class _Known:
         self.at: dict[str, datetime] = {}  # by path: the newest unit found there
         self.units: dict[tuple[str, int], tuple[str, datetime]] = {}
         self.shards: set[str] = set()
+        self.audit: dict[str, float | None] = {}  # by shard
+        self.fresh: dict[str, str] = {}  # by shard: the path that it was noted under just now
         if not store.path.is_file():
             return
         with store.connect():  # a kill may have left a file without tables
             pass
-        for row in store.rows("SELECT path, shard, scanned_at FROM shards WHERE model = ?", [model]):
+        for row in store.rows("SELECT path, shard, audit, scanned_at FROM shards WHERE model = ?", [model]):
             self.shard[row["path"]], self.at[row["path"]] = row["shard"], row["scanned_at"] or _NEVER
+            self.audit[row["shard"]] = row["audit"]
         for row in store.rows("SELECT shard, unit, status, scanned_at FROM units WHERE model = ?", [model]):
             self.units[row["shard"], row["unit"]] = (row["status"], row["scanned_at"])
         self.shards = set(self.shard.values())
@@ -97,8 +100,17 @@ class _Known:
     def replaces(self, entry: Entry) -> bool:
         return self.shard.get(entry.file.path, entry.shard) != entry.shard
 
+    def first(self, entry: Entry) -> bool:
+        """Whether its path comes before that of a copy which was noted just now."""
+        return entry.file.path < self.fresh.get(entry.shard, "")
+
     def registered(self, entry: Entry, at: datetime) -> None:
         path, shard = entry.file.path, entry.shard
+        if not entry.elsewhere:
+            self.audit[shard] = entry.audit
+            if other := self.fresh.get(shard):
+                self.copies[other] = self.shard.pop(other, shard)
+            self.fresh[shard] = path
         if self.replaces(entry):
             gone = self.shard.pop(path)
             self.shards.discard(gone)
@@ -151,14 +163,17 @@ class _Intake:
         part = score_parts.read(self._folder / file)[1] if head.unit and verdict == "take" else None
         new = entry.shard not in known.shards
         if verdict != "superseded" and (new or known.there(entry.file.path) != entry.shard):
-            entry = replace(entry, elsewhere=not new)
+            entry = replace(entry, elsewhere=not (new or known.first(entry)))
             gone = known.replaces(entry)
             if gone:
                 self._flush()  # what waits for the older content must be there before it goes
                 self.replaced = True
             known.registered(entry, head.at)
-            if new or gone:
+            if gone or not entry.elsewhere:
                 self._entries.append(entry)
+        elif verdict == "take" and known.shard.get(entry.file.path) and known.audit.get(entry.shard) != entry.audit:
+            known.audit[entry.shard] = entry.audit
+            self._entries.append(entry)
         if verdict != "take":
             self._fate.setdefault(file, verdict)
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,8 @@ class PortableScanner:
                     f"no threshold '{given}': the model has {', '.join(self.thresholds)}; or give a number"
                 )
             return self.thresholds[given]
+        if not 0 <= given <= 1:  # nan, too
+            raise InputError(f"no threshold {given}: scores lie between 0 and 1")
         return float(given)
 
     def scan(self, texts: Sequence[str | None] | pa.Array | pa.ChunkedArray) -> pa.Table:
@@ -108,7 +110,16 @@ def fields(passages: bool = False) -> pa.Schema:
     return FIELDS if passages else pa.schema(list(FIELDS)[:-1])
 
 
-def _column(texts: Sequence[str | None]) -> pa.Array:
+def added(batch: pa.Table, columns: pa.Table) -> pa.Table:
+    """The batch with these columns, in place of those of their names that an earlier call added."""
+    kept = batch.drop_columns([name for name in columns.column_names if name in batch.column_names])
+    for name in columns.column_names:
+        kept = kept.append_column(name, columns[name])
+    return kept
+
+
+def _column(texts: Iterable[str | None]) -> pa.Array:
+    texts = texts if isinstance(texts, Sequence) else list(texts)  # what gives them once is asked once
     try:
         return pa.array(texts, pa.large_string())
     except UnicodeEncodeError:

@@ -24,6 +24,9 @@ ROUNDS = 8
 """How often a masked document is scored and cut again before it is removed (mask with `until_clean`)."""
 
 
+TOKEN = "<|ai-trope|>"
+
+
 @dataclass(frozen=True)
 class Request:
     """What to do with the documents that a rule holds for.
@@ -38,7 +41,7 @@ class Request:
     preset: str | None = None
     pool: str = rules.POOL
     marker: str = ""
-    token: str = "<|ai-trope|>"
+    token: str = TOKEN
     end_token: str | None = None
     around: bool = False
     until_clean: bool = False

@@ -26,6 +26,8 @@ def find(paths: Iterable[str | os.PathLike[str]], unlisted: Callable[[str, str],
 
 
 def _under(path: str, unlisted: Callable[[str, str], None] | None) -> list[File]:
+    if not path:  # to a filesystem it would be the current folder
+        raise NoSuchPath("an empty path names nothing")
     fs, root = filesystem(path)
     globbed = any(c in path for c in "*?[") and not (is_local(fs) and os.path.exists(root))
     closed: folders.Closed = {}

@@ -28,6 +28,8 @@ from tropescan.shards import File, Plan, Unit
 from tropescan.store import expressions
 from tropescan.store.tables import TABLES, VIEWS
 
+_READING = ([duckdb.StatementType.SELECT], [duckdb.StatementType.EXPLAIN])
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -70,7 +72,8 @@ class Store:
         deadline, pause = time.monotonic() + self.wait, 0.01
         while True:
             try:
-                return duckdb.connect(str(self.path), read_only=read_only)
+                # absolute: DuckDB takes names such as :memory: and md:x for other places than files
+                return duckdb.connect(str(self.path.absolute()), read_only=read_only)
             except duckdb.IOException as error:
                 if "could not set lock" not in str(error).lower():
                     raise
@@ -177,11 +180,12 @@ class Store:
         """The result of one read-only SQL query as Arrow. Raises QueryError with DuckDB's reason."""
         with self.connect(read_only=True) as c:
             try:
+                given = c.extract_statements(sql)
+                if [s.type for s in given] not in _READING:  # COPY would write files
+                    raise QueryError("the query was refused: give one SELECT")
                 return c.sql(sql).to_arrow_table()
             except duckdb.Error as error:
                 raise QueryError(f"the query was refused: {_first(str(error))}") from None
-            except AttributeError:
-                raise QueryError("the query gives no rows: give one SELECT") from None
 
     def locked(self, sql: str, values: dict[str, Any]) -> pa.Table:
         """The result of a query of ours that holds checked expressions, run where nothing but this database can be reached. Raises RuleError."""
@@ -259,8 +263,14 @@ def _audit(c: duckdb.DuckDBPyConnection, e: Entry) -> float | None:
 
 def _commit(c: duckdb.DuckDBPyConnection, key: list[Any], unit: Unit, part: Part) -> None:
     here = "shard = ? AND model = ? AND unit = ?"
-    there = c.execute(f"SELECT status FROM units WHERE {here}", key).fetchone()
-    if there == ("done",):
+    there = c.execute(f"SELECT status, rows FROM units WHERE {here}", key).fetchone()
+    if there and there[0] == "done":
+        return
+    if there and part.status == "failed" and part.counters["rows"] < there[1]:
+        # what was read of it before stays: a worker that died brings nothing
+        c.execute(
+            f"UPDATE units SET status = ?, kind = ?, error = ? WHERE {here}", [part.status, part.kind, part.error, *key]
+        )
         return
     if there:
         for table in ("documents", "passages", "units"):

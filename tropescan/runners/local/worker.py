@@ -27,7 +27,7 @@ def work(pipe: Connection, setup: dict[str, Any]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent alone decides
     columns = Columns(**setup["columns"])
     try:
-        scanner = Scanner(setup["model"], **{k: setup[k] for k in ("depth", "audit", "device", "backend", "threads")})
+        scanner = _loaded(setup)
         _send(pipe, {"say": "ready"})
         while True:
             order = orjson.loads(pipe.recv_bytes())
@@ -45,6 +45,16 @@ def work(pipe: Connection, setup: dict[str, Any]) -> None:
         os._exit(0)  # the parent is gone
     except TropescanError as error:
         _send(pipe, {"say": "fatal", "kind": type(error).__name__, "error": str(error)})
+
+
+def _loaded(setup: dict[str, Any]) -> Scanner:
+    """The worker's scanner. Raises TropescanError, for what should not be, too: a worker that only died would be taken for one without memory."""
+    try:
+        return Scanner(setup["model"], **{k: setup[k] for k in ("depth", "audit", "device", "backend", "threads")})
+    except (TropescanError, MemoryError, OSError):
+        raise
+    except Exception as error:
+        raise TropescanError(f"{type(error).__name__} while {setup['model']} is loaded: {error} (a defect)") from error
 
 
 class _Ticker:

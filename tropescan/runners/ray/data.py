@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from tropescan.errors import InputError
-from tropescan.runners.portable import PortableScanner
+from tropescan.runners.portable import PortableScanner, added
 
 
 class Annotate:
@@ -32,7 +32,4 @@ class Annotate:
             raise InputError(
                 f"no column '{self.text_column}'; there are {', '.join(batch.column_names)}: give the right one as text_column"
             )
-        columns = self.scanner.columns(batch[self.text_column], self.passages)
-        for name in columns.column_names:
-            batch = batch.append_column(name, columns[name])
-        return batch
+        return added(batch, self.scanner.columns(batch[self.text_column], self.passages))

@@ -1,0 +1,65 @@
+"""Whether what a model folder holds can be a model: settings of the right kinds, numbers that are numbers. A sum that agrees says nothing of that."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tropescan.errors import DamagedModel
+
+_KINDS = {"calibration": dict, "encoder": dict, "fast_floor": dict, "outputs": list, "passage": dict}
+_RESTORE = "restore the folder, or train it again"
+
+
+def require_settings(file: Path, config: dict[str, Any]) -> None:
+    """What config.json must hold for a scan. Raises DamagedModel."""
+    for name, kind in _KINDS.items():
+        if not isinstance(config.get(name), kind):
+            raise DamagedModel(f"{file} lacks or garbles {name}: {_RESTORE}")
+    for depth in ("fast", "full"):
+        fitted = config["calibration"].get(depth)
+        if not isinstance(fitted, dict) or set(fitted) != {"fast", "encoder", "shift"}:
+            raise DamagedModel(f"{file} lacks or garbles the calibration of depth {depth}: {_RESTORE}")
+        for tier in ("fast", "encoder"):
+            if not isinstance(fitted[tier], dict):
+                raise DamagedModel(f"{file} lacks or garbles the calibration of depth {depth}: {_RESTORE}")
+            _numbers(file, f"calibration, {depth}", fitted[tier].items())
+        _numbers(file, f"calibration, {depth}", [("shift", fitted["shift"])])
+    _numbers(file, "fast_floor", config["fast_floor"].items())
+    _numbers(file, "", [(name, config.get(name)) for name in ("audit", "hit_floor")])
+    _numbers(file, "encoder", [("dimensions", config["encoder"].get("dimensions"))])
+
+
+def require_thresholds(file: Path, thresholds: dict[str, Any], depths: Iterable[str]) -> None:
+    """What thresholds.json must hold. Raises DamagedModel."""
+    for depth in depths:
+        named = thresholds.get(depth)
+        if not isinstance(named, dict) or "default" not in named:
+            raise DamagedModel(f"{file} has no default threshold of depth {depth}: {_RESTORE}")
+        for name, told in named.items():
+            given = told if isinstance(told, dict) else {}
+            _numbers(file, f"{depth}, {name}", [("threshold", given.get("threshold"))])
+
+
+def tensors(file: Path, raw: bytes) -> dict[str, Any]:
+    """The arrays of a safetensors file, all of whose numbers are finite. Raises DamagedModel."""
+    from safetensors.numpy import load
+
+    try:
+        arrays = dict(load(raw))
+    except Exception as error:  # whatever the library makes of such bytes: there is one thing to be done
+        raise DamagedModel(f"{file} cannot be read ({type(error).__name__}: {error}): {_RESTORE}") from None
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise DamagedModel(f"{file}: {name} holds what is no finite number: {_RESTORE}")
+    return arrays
+
+
+def _numbers(file: Path, where: str, given: Iterable[tuple[str, Any]]) -> None:
+    for name, value in given:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise DamagedModel(f"{file}: {where + ', ' if where else ''}{name} is no finite number: {_RESTORE}")
