@@ -42,12 +42,21 @@ def test_every_family_and_invariance_has_a_floor(measured: dict[str, tuple[int, 
     assert set(measured) == set(FLOORS)
 
 
-def test_the_pairs_that_measure_are_of_no_scene_that_was_trained_on() -> None:
-    held = load_labels([ROOT / "corpora" / "written" / "pairs" / "held.jsonl"])
+@pytest.mark.parametrize(
+    ("measuring", "n", "fitted"), [("held", 216, "fitted"), ("temptations-held", 320, "temptations")]
+)
+def test_the_pairs_that_measure_are_of_no_scene_that_was_trained_on(measuring: str, n: int, fitted: str) -> None:
+    pairs = ROOT / "corpora" / "written" / "pairs"
+    held, taught = (load_labels([pairs / f"{name}.jsonl"]) for name in (measuring, fitted))
     trained = set(persistence.load("evil-ai").config["training_sources"])
-    assert len(held) == 216 and not {source_key(p.source) for p in held} & trained
-    fitted = load_labels([ROOT / "corpora" / "written" / "pairs" / "fitted.jsonl"])
-    assert {source_key(p.source) for p in fitted} <= trained
+    assert len(held) == n and not {source_key(p.source) for p in held} & trained
+    assert {source_key(p.source) for p in taught} <= trained
+
+
+def test_no_source_that_only_measures_was_trained_on() -> None:
+    rows = [json.loads(line) for line in (ROOT / "corpora" / "public" / "unseen.jsonl").read_text().splitlines()]
+    trained = set(persistence.load("evil-ai").config["training_sources"])
+    assert len(rows) == 620 and not {source_key(r["source"]) for r in rows} & trained
 
 
 def test_a_case_is_true_or_false(tmp_path: Path) -> None:

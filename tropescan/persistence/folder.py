@@ -18,10 +18,9 @@ from tropescan.schema import Floats
 
 MANIFEST = "manifest.json"
 FORMAT = 6
-READ = (5, FORMAT)
 """1 had encoder tensors of another meaning, 2 a fast tier of words and pairs. 3: the fast tier's arrays as fast.FastTier takes them; of the encoder
 weights (width * (1 + queries), outputs), bias, queries, and the tuned layers, layer.N.*. 4: a score on several outputs. 5: a fast floor for each
-depth that has an encoder tier. 6: the tuned layers as embedding.deltas keeps them; 5, which has them whole, is read, too."""
+depth that has an encoder tier. 6: the tuned layers as embedding.deltas keeps them."""
 SCORING = ("config.json", "gate.txt", "fast.safetensors", "encoder.safetensors")
 """The files that change a score, and hence the fingerprint. Thresholds and the model card lie beside them, outside it."""
 BESIDE = ("thresholds.json", "README.md")
@@ -81,7 +80,7 @@ def load(model: str | Path) -> Model:
     """
     folder = find(model)
     manifest = _json(folder, MANIFEST, (folder / MANIFEST).read_bytes() if (folder / MANIFEST).is_file() else b"")
-    if manifest.get("format") not in READ:
+    if manifest.get("format") != FORMAT:
         raise ModelError(
             f"{folder}: model format {manifest.get('format')!r}; this tropescan reads format {FORMAT}: train it again"
         )
