@@ -180,3 +180,8 @@ def shown(text: str) -> str:
         c if c.isprintable() or c in "\n\t" or (c.isspace() and c > "\x9f") else "\N{REPLACEMENT CHARACTER}"
         for c in text
     )
+
+
+def printable(text: str) -> str:
+    """The text as any table and file can hold it: what is no Unicode (a name that is not UTF-8, say) escaped."""
+    return text.encode("utf-8", "backslashreplace").decode()

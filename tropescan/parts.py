@@ -14,7 +14,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from tropescan.errors import ShardError, TropescanError
+from tropescan.errors import ShardError, TropescanError, printable
 from tropescan.scanner import Scanner
 from tropescan.schema import COUNTERS, DOCUMENTS, PASSAGES, plain, strings, text_bytes
 from tropescan.shards import Columns, File, Unit, read
@@ -43,6 +43,10 @@ class Part:
     flagged: int = 0
     at: datetime | None = None
     backend: str | None = None
+
+    def brings_less(self, rows: int) -> bool:
+        """Whether it failed with fewer rows than are there of its unit, which then stay: a worker that died brings nothing."""
+        return self.status == "failed" and self.counters["rows"] < rows
 
     def to_buffers(self) -> list[bytes]:
         """A JSON head and two Arrow IPC streams."""
@@ -107,8 +111,9 @@ def scan_unit(
 
 def unforeseen(file: File, error: Exception, doing: str) -> str:
     """A line on an error that should not be."""
-    told = str(ShardError(f"{file.path}: {type(error).__name__} while {doing}: {error}"))
-    return told.encode("utf-8", "backslashreplace").decode()  # what a server says may be no Unicode
+    return printable(
+        f"{file.path}: {type(error).__name__} while {doing}: {error}"
+    )  # what a server says may be no Unicode
 
 
 def _pieces(batch: Batch) -> list[Batch]:

@@ -114,8 +114,7 @@ def texts(column: pa.Array, name: str = "text") -> tuple[pa.Array, npt.NDArray[n
     byte sequence becomes U+FFFD, as `bytes.decode("utf-8", "replace")` does), a mask of the rows that were null and a mask of the
     rows that were repaired. Raises WrongColumnType for a column that holds no text.
     """
-    if pa.types.is_dictionary(column.type):
-        column = _decoded(column)
+    column = plain(column)
     kind = column.type
     if pa.types.is_null(kind):
         column = column.cast(pa.string())
@@ -123,8 +122,6 @@ def texts(column: pa.Array, name: str = "text") -> tuple[pa.Array, npt.NDArray[n
         column = column.cast(pa.binary()).view(pa.string())
     elif pa.types.is_large_binary(kind):
         column = column.view(pa.large_string())
-    elif kind in (pa.string_view(), pa.binary_view()):
-        column = column.cast(pa.large_binary()).view(pa.large_string())
     elif not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         raise WrongColumnType(f"column '{name}' holds {kind}, not text: name the column of the text with --text-column")
     null = np.zeros(len(column), dtype=bool)
@@ -165,9 +162,8 @@ def strings(column: pa.Array) -> list[str | None]:
         column = column.cast(pa.large_binary())
     try:
         values = column.to_pylist()
-    except (
-        Exception
-    ):  # a time that Python has no room for, bad UTF-8 within a list: whatever it is, the others are told
+    except Exception:
+        # a time that Python has no room for, bad UTF-8 within a list: whatever it is, the others are told
         values = [_told(value) for value in column]
     return [v.decode("utf-8", "replace") if isinstance(v, bytes) else None if v is None else str(v) for v in values]
 

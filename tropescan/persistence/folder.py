@@ -53,7 +53,7 @@ class Model:
         """The fast score from which on the encoder is asked at depth lean or full. Raises DamagedModel."""
         try:
             return float(self.config["fast_floor"][depth])
-        except (KeyError, TypeError, ValueError):
+        except KeyError:
             raise DamagedModel(
                 f"{self.folder / 'config.json'} has no fast_floor for depth {depth}: restore the folder, or train it again"
             ) from None

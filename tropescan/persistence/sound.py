@@ -22,13 +22,11 @@ def require_settings(file: Path, config: dict[str, Any]) -> None:
             raise DamagedModel(f"{file} lacks or garbles {name}: {_RESTORE}")
     for depth in ("fast", "full"):
         fitted = config["calibration"].get(depth)
-        if not isinstance(fitted, dict) or set(fitted) != {"fast", "encoder", "shift"}:
+        told = set(fitted) == {"fast", "encoder", "shift"} if isinstance(fitted, dict) else False
+        if not told or not all(isinstance(fitted[tier], dict) for tier in ("fast", "encoder")):
             raise DamagedModel(f"{file} lacks or garbles the calibration of depth {depth}: {_RESTORE}")
-        for tier in ("fast", "encoder"):
-            if not isinstance(fitted[tier], dict):
-                raise DamagedModel(f"{file} lacks or garbles the calibration of depth {depth}: {_RESTORE}")
-            _numbers(file, f"calibration, {depth}", fitted[tier].items())
-        _numbers(file, f"calibration, {depth}", [("shift", fitted["shift"])])
+        weights = [*fitted["fast"].items(), *fitted["encoder"].items(), ("shift", fitted["shift"])]
+        _numbers(file, f"calibration, {depth}", weights)
     _numbers(file, "fast_floor", config["fast_floor"].items())
     _numbers(file, "", [(name, config.get(name)) for name in ("audit", "hit_floor")])
     _numbers(file, "encoder", [("dimensions", config["encoder"].get("dimensions"))])

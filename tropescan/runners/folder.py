@@ -79,8 +79,8 @@ class Folder:
                 self._write(entry, unit, self._with_rows(part, there, score_parts.name(entry, unit)))
 
     def _with_rows(self, part: Part, there: Head | None, name: str) -> Part:
-        """The part, with the rows that are there where it failed with fewer: a worker that died brings nothing."""
-        if there and part.status == "failed" and part.counters["rows"] < there.part["counters"]["rows"]:
+        """The part, with the rows that are there where it brings less."""
+        if there and part.brings_less(there.part["counters"]["rows"]):
             with contextlib.suppress(PartError):
                 before = score_parts.read(self.path / name)[1]
                 return replace(before, status=part.status, kind=part.kind, error=part.error, at=None)

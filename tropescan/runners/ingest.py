@@ -114,6 +114,7 @@ class _Known:
         if self.replaces(entry):
             gone = self.shard.pop(path)
             self.shards.discard(gone)
+            self.fresh.pop(gone, None)
             self.units = {k: v for k, v in self.units.items() if k[0] != gone}
         self.at[path] = max(at, self.at.get(path, _NEVER))
         self.copies.pop(path, None)

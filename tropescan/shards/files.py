@@ -10,7 +10,7 @@ from typing import IO, Any
 import fsspec
 import xxhash
 
-from tropescan.errors import InputError, MissingExtra, UnreadableShard
+from tropescan.errors import InputError, MissingExtra, UnreadableShard, printable
 
 FORMATS = {
     ".parquet": "parquet",
@@ -42,7 +42,7 @@ class File:
     @property
     def printable(self) -> str:
         """The path as any table and screen can hold it: other than `path` where that is not UTF-8."""
-        return self.path.encode("utf-8", "backslashreplace").decode()
+        return printable(self.path)
 
     @property
     def format(self) -> str:

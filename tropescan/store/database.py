@@ -266,8 +266,7 @@ def _commit(c: duckdb.DuckDBPyConnection, key: list[Any], unit: Unit, part: Part
     there = c.execute(f"SELECT status, rows FROM units WHERE {here}", key).fetchone()
     if there and there[0] == "done":
         return
-    if there and part.status == "failed" and part.counters["rows"] < there[1]:
-        # what was read of it before stays: a worker that died brings nothing
+    if there and part.brings_less(there[1]):
         c.execute(
             f"UPDATE units SET status = ?, kind = ?, error = ? WHERE {here}", [part.status, part.kind, part.error, *key]
         )
