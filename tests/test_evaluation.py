@@ -78,6 +78,9 @@ def test_thresholds_do_what_their_names_say() -> None:
     for name, wanted in (("precision_0.8", 0.8), ("precision_0.9", 0.9)):
         assert positive[score >= chosen[name]["threshold"]].mean() == pytest.approx(wanted, abs=0.02)
     assert (score[positive == 1] >= chosen["recall_0.95"]["threshold"]).mean() == pytest.approx(0.95, abs=0.01)
+    best = evaluation.f1(positive, score >= chosen["best_f1"]["threshold"])
+    assert best >= max(evaluation.f1(positive, score >= t) for t in np.linspace(0.02, 0.98, 97))
+    assert 0 <= best - evaluation.f1(positive, score >= chosen["default"]["threshold"]) <= evaluation.SLACK + 0.001
     assert all(t["low"] <= t["high"] for t in chosen.values())
 
 

@@ -180,7 +180,7 @@ def finish(
     scores = cascade(logits, calibration, floors, passed)
     thresholds = {depth: choose_thresholds(positive, scores[depth], sources) for depth in ("fast", "full")}
     # the same scores mean the same; but below the default threshold depth lean promises nothing
-    thresholds["lean"] = {name: t for name, t in thresholds["full"].items() if name != "recall_0.95"}
+    thresholds["lean"] = {name: t for name, t in thresholds["full"].items() if name not in ("best_f1", "recall_0.95")}
     outputs = {depth: logits.fast if depth == "fast" else logits.encoder for depth in scores}
     reports = {d: measure(passages, s, thresholds[d], _kept(outputs[d], s)) for d, s in scores.items()}
     persistence.save(

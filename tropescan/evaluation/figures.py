@@ -133,7 +133,8 @@ def best_threshold(positive: Ints, score: Floats, slack: float = 0.0) -> float:
 
 
 def choose_thresholds(positive: Ints, score: Floats, sources: list[str]) -> dict[str, Any]:
-    """Thresholds for the best F1 less SLACK (the default), for precision 0.8 and 0.9 and for recall 0.95, with 95 % intervals over sources.
+    """Thresholds for the best F1 less SLACK (the default), for the best F1, for precision 0.8 and 0.9 and for recall 0.95, with 95 % intervals
+    over sources.
 
     The ends `low` and `high` are None where there is no interval. Where the tiers refuse more than 5 % of the positives (score 0) no
     threshold has recall 0.95, and there is none of that name.
@@ -147,6 +148,7 @@ def choose_thresholds(positive: Ints, score: Floats, sources: list[str]) -> dict
 
     rules: dict[str, Callable[[Ints], float]] = {
         "default": lambda i: best_threshold(positive[i], score[i], SLACK),
+        "best_f1": lambda i: best_threshold(positive[i], score[i]),
         "precision_0.8": lambda i: finite(recall_at(positive[i], score[i], 0.8)[1]),
         "precision_0.9": lambda i: finite(recall_at(positive[i], score[i], 0.9)[1]),
         "recall_0.95": lambda i: (
