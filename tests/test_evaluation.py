@@ -127,6 +127,21 @@ def test_calibration_error_does_not_hang_on_the_order(rows: list[tuple[int, int]
     assert evaluation.calibration_error(np.array([1] + [0] * 9), np.full(10, 0.1)) == pytest.approx(0.0)
 
 
+def test_a_calibrated_score_has_the_calibration_error_of_chance_and_another_has_more() -> None:
+    rng = np.random.default_rng(3)
+    score = rng.beta(0.4, 1.6, 900)
+    mean, low, high = evaluation.chance_calibration_error(score)
+    inside = [
+        low <= evaluation.calibration_error((rng.random(900) < score).astype(int), score) <= high for _ in range(200)
+    ]
+    assert 0.88 <= np.mean(inside) <= 1 and low < mean < high
+    assert evaluation.calibration_error((rng.random(900) < score**0.7).astype(int), score) > high
+    assert (
+        evaluation.chance_calibration_error(np.tile(score, 9))[0] < 0.5 * mean
+    )  # it falls as the root of the passages
+    assert evaluation.chance_calibration_error(np.array([0.0, 1.0] * 50))[0] == 0
+
+
 @given(st.lists(st.integers(1, 10**6), min_size=1, max_size=60, unique=True), st.integers(0, 5))
 def test_recall_at_its_threshold_is_what_its_name_says(scores: list[int], refused: int) -> None:
     score = np.array([*scores, *[0] * refused]) / 10**6

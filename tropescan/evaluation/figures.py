@@ -71,6 +71,16 @@ def calibration_error(positive: Ints, score: Floats, bins: int = 15) -> float:
     return float(sum(n * abs(share - mean) for mean, share, n in reliability(positive, score, bins)) / len(score))
 
 
+def chance_calibration_error(score: Floats, bins: int = 15) -> Estimate:
+    """The calibration error that a perfectly calibrated score has on as many passages with these scores (n,), for labels fall as chance has it: mean,
+    and the range of 95 % of RESAMPLES draws (Broecker and Smith 2007, consistency resampling)."""
+    rng = np.random.default_rng(0)
+    drawn = [
+        calibration_error((rng.random(len(score)) < score).astype(np.int64), score, bins) for _ in range(RESAMPLES)
+    ]
+    return (float(np.mean(drawn)), *confidence(np.array(drawn)))
+
+
 def reliability(positive: Ints, score: Floats, bins: int = 15) -> list[tuple[float, float, int]]:
     """Equally filled bins in the order of the score: mean score, share of positives, passages. Passages of one score count alike, whatever their order."""
     tied = np.unique(score, return_inverse=True)[1]

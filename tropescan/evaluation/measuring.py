@@ -17,6 +17,7 @@ from tropescan.evaluation.figures import (
     average_precision,
     bootstrap,
     calibration_error,
+    chance_calibration_error,
     f1,
     ratio,
     recall_at,
@@ -48,6 +49,7 @@ class Report:
     recall_at_precision: dict[str, Estimate]
     brier: Estimate
     calibration_error: Estimate
+    chance_calibration_error: Estimate
     reliability: list[tuple[float, float, int]]
     frame_accuracy: Estimate | None
     frame_confusion: dict[str, dict[str, int]]
@@ -96,6 +98,7 @@ def measure(
         recall_at_precision=recalls(positive, score, over),
         brier=over(lambda i: float(np.mean((positive[i] - score[i]) ** 2))),
         calibration_error=over(lambda i: calibration_error(positive[i], score[i])),
+        chance_calibration_error=chance_calibration_error(score),
         reliability=reliability(positive, score),
         frame_accuracy=frames,
         frame_confusion=confusion,
