@@ -58,7 +58,7 @@ def plan(file: File, columns: Columns) -> Plan:
         return Plan(-1, (Unit(0, 0, -1, (0, 0)),))
     with open_file(file.path) as raw:
         meta = _open(raw, file).metadata
-        at = _column_indices(meta, file, columns)["text"]
+        at = _leaf(meta, _names(meta, file, columns)["text"])
         units: list[Unit] = []
         begin, first, rows, size = 0, 0, 0, 0
         for g in range(meta.num_row_groups):
@@ -79,11 +79,10 @@ def read(file: File, columns: Columns, unit: Unit) -> Iterator[Batch]:
     try:
         with open_file(file.path) as raw:
             parquet = _open(raw, file)
-            names = {k: meta_name for k, meta_name in _names(parquet.metadata, file, columns).items() if meta_name}
+            names = _names(parquet.metadata, file, columns)
             row = unit.first_row
-            text = _column_indices(parquet.metadata, file, columns)["text"]
             for batch in parquet.iter_batches(
-                batch_size=_batch_rows(parquet, text, names["text"], unit.groups),
+                batch_size=_batch_rows(parquet, names["text"], unit.groups),
                 row_groups=list(range(*unit.groups)),
                 columns=list(names.values()),
                 use_threads=False,
@@ -137,6 +136,7 @@ def _damage(file: File, error: Exception) -> ShardError:
 
 
 def _names(meta: Any, file: File, columns: Columns) -> dict[str, str]:
+    """The names of text, id and URL in the shard, where it has them. Raises MissingColumn."""
     there = set(meta.schema.to_arrow_schema().names)
     wanted = {"text": (columns.text, True), "id": (columns.id, columns.id_required), "url": (columns.url, False)}
     for name, required in wanted.values():
@@ -144,24 +144,20 @@ def _names(meta: Any, file: File, columns: Columns) -> dict[str, str]:
             raise MissingColumn(
                 f"{file.path} has no column '{name}'; its columns: {', '.join(sorted(there)) or 'none'}: name the right one with --text-column or --id-column"
             )
-    return {k: name if name in there else "" for k, (name, _) in wanted.items()}
+    return {k: name for k, (name, _) in wanted.items() if name in there}
 
 
-def _column_indices(meta: Any, file: File, columns: Columns) -> dict[str, int]:
-    """The number of each column's first leaf in the row-group metadata, where nested columns stand leaf by leaf."""
-    names = _names(meta, file, columns)
-    leaf: dict[str, int] = {}
-    for i in range(meta.num_columns):
-        leaf.setdefault(meta.schema.column(i).path.split(".")[0], i)
-    return {k: leaf.get(n, 0) for k, n in names.items() if n}
+def _leaf(meta: Any, name: str) -> int:
+    """The number of a column's first leaf in the row-group metadata, where nested columns stand leaf by leaf."""
+    return next((i for i in range(meta.num_columns) if meta.schema.column(i).path.split(".")[0] == name), 0)
 
 
-def _batch_rows(parquet: pq.ParquetFile, column: int, name: str, groups: tuple[int, int]) -> int:
+def _batch_rows(parquet: pq.ParquetFile, name: str, groups: tuple[int, int]) -> int:
     """Rows a batch such that an average batch of the unit's widest row group holds _BATCH_BYTES of text.
 
     The footer counts a text that a dictionary holds once, however often it stands there: where that could be, the first texts tell.
     """
-    widest, repeated = 1.0, False
+    widest, repeated, column = 1.0, False, _leaf(parquet.metadata, name)
     for g in range(*groups):
         group = parquet.metadata.row_group(g)
         chunk, rows = group.column(column), max(1, group.num_rows)
