@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -218,15 +217,15 @@ def labelled() -> tuple[list[str], Ints]:
     return [p.text for p in passages], target
 
 
-def fitted(texts: list[str], target: Any, labelled: int, vectors: Callable[[list[str]], Floats]) -> FastTier:
-    return FastTier(fastfit.fit_fast(texts, target.astype(np.float64), labelled, vectors))
+def fitted(texts: list[str], target: Any, labelled: int) -> FastTier:
+    return FastTier(fastfit.fit_fast(texts, target.astype(np.float64), labelled))
 
 
-def test_what_the_fast_tier_learns(labelled: tuple[list[str], Ints], work: Work) -> None:
+def test_what_the_fast_tier_learns(labelled: tuple[list[str], Ints]) -> None:
     texts, target = labelled
     (values, offsets), n = fastfit.packed(texts), len(texts)
     spans = values, offsets[:-1], offsets[1:]
-    hard = fitted(texts, target, n, work.bench.vectors).logits(*spans)
+    hard = fitted(texts, target, n).logits(*spans)
     assert all(roc_auc_score(target[:, i], hard[:, i]) > 0.95 for i in range(len(OUTPUTS)))
     # an uncertain passage lies between its two answers, and one that nobody has read weighs more, as SOFT says
     which = np.array([3, 90, 200, 333])
@@ -234,12 +233,11 @@ def test_what_the_fast_tier_learns(labelled: tuple[list[str], Ints], work: Work)
     for value in (0.0, 0.5, 1.0):
         goal = target.astype(np.float64)
         goal[which] = value
-        by_value.append(fitted(texts, goal, n, work.bench.vectors).logits(*spans)[which][:, POSITIVE])
+        by_value.append(fitted(texts, goal, n).logits(*spans)[which][:, POSITIVE])
     assert (by_value[0] + 0.1 < by_value[1]).all() and (by_value[1] + 0.1 < by_value[2]).all()
     goal = np.concatenate([target, 1.0 - target[which]])
     doubtful = [
-        fitted([*texts, *(texts[i] for i in which)], goal, m, work.bench.vectors).logits(*spans)[which]
-        for m in (n + len(which), n)
+        fitted([*texts, *(texts[i] for i in which)], goal, m).logits(*spans)[which] for m in (n + len(which), n)
     ]
     toward = np.where(target[which] == 1, -1.0, 1.0) * (doubtful[1] - doubtful[0])
     assert toward[:, POSITIVE].mean() > 0.1
@@ -344,7 +342,7 @@ def test_a_word_of_a_source_left_out_is_not_learned(
         encoded = fitting.encode(
             gathered, bench, fitting.tune(gathered, bench, fold, tmp_path / f"begun-{fold}", quiet), fold, quiet
         )
-        fast = fitting.distil(gathered, bench, encoded, fold, quiet)
+        fast = fitting.distil(gathered, encoded, fold, quiet)
         key, _, _ = words(np.frombuffer(b"zyxwvut qponmlk\n", np.uint8))
         known[fold] = np.isin(key, fast.tier["keys"]).tolist()
         outside = int((gathered.fold[: len(passages)] == fold).sum())

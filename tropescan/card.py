@@ -64,8 +64,7 @@ that the gate refuses are not positive, and the fast tier learned from the encod
 The labels are readings by language models under the project's codebook. The texts are not in this folder.
 
 - gate.txt: terms; passes {passed} of the {positive} positive passages, with which in view it was chosen.
-- fast.safetensors: the mean of two models on words hashed to 64 bits: logistic regressions on TF-IDF values of the words and of what stands near
-  those that name a machine, and a network of one hidden layer on sums of the words' vectors (the encoder's token embeddings, reduced to int8).
+- fast.safetensors: logistic regressions on TF-IDF values of words, hashed to 64 bits, and of what stands near those that name a machine.
 - encoder.safetensors: the uppermost {encoder["tuned_layers"]} layers of {encoder["name"].split("/")[-1]},
   tuned on all outputs at once, attention pooling, and linear heads. Of the layers it holds what tuning changed, in eight bits. What was there
   before, and what lies below them (token embeddings, with all 6 layers tuned), is not in this folder: it comes from the PyPI package or the hub, and

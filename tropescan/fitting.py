@@ -49,7 +49,7 @@ def encode(corpus: Corpus, bench: Bench, tuned: Tuned, fold: int, say: Say) -> E
     return Encoded(tuned, bench.logits(tuned, outside), bench.logits(tuned, free))
 
 
-def distil(corpus: Corpus, bench: Bench, encoded: Encoded, fold: int, say: Say) -> Fast:
+def distil(corpus: Corpus, encoded: Encoded, fold: int, say: Say) -> Fast:
     """The fast tier fitted on the labels and on the encoder's view of unlabelled passages, and what it makes of the fold left out."""
     known, free = _inside(corpus, fold, 0, corpus.labelled), _inside(corpus, fold, corpus.tuning, corpus.free)
     say(f"fitting the fast tier on {len(known)} labelled passages and {len(free)} others")
@@ -57,7 +57,6 @@ def distil(corpus: Corpus, bench: Bench, encoded: Encoded, fold: int, say: Say) 
         [corpus.texts[i] for i in (*known, *free)],
         np.concatenate([corpus.target[known].astype(np.float64), probabilities(encoded.view)]),
         len(known),
-        bench.vectors,
     )
     values, offsets = packed([corpus.texts[i] for i in _outside(corpus, fold)])
     return Fast(arrays, FastTier(arrays).logits(values, offsets[:-1], offsets[1:]))
@@ -87,7 +86,7 @@ def fit_all(corpus: Corpus, reference: dict[str, Any], kept: Path, say: Say) -> 
                 f"{there} of {len(every)} encoders and {len(every) - len(todo)} of {len(every)} fast tiers are there from a run that was cut off"
             )
         states = Path(folder) / "states"
-        if todo:
+        if not all(_path(kept, Encoded, fold).is_file() for fold in todo):
             say("running what lies below the encoder's tuned layers")
             Bench(corpus.texts, reference, states)
         pool = ProcessPoolExecutor(
@@ -121,12 +120,12 @@ def _path(kept: Path, kind: type, fold: int) -> Path:
     return kept / f"{kind.__name__.lower()}-{fold + 1 if fold >= 0 else 'itself'}.safetensors"
 
 
-_here: list[tuple[Corpus, Bench, Path]] = []  # what this process works on
+_here: list[tuple[Corpus, Bench | None, Path]] = []  # what this process works on; no bench where all encoders are there
 
 
 def _open(corpus: Corpus, reference: dict[str, Any], states: Path, kept: Path) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers itself
-    _here.append((corpus, Bench(corpus.texts, reference, states, threads=1), kept))
+    _here.append((corpus, Bench(corpus.texts, reference, states, threads=1) if states.is_file() else None, kept))
 
 
 def _one(fold: int) -> None:
@@ -137,11 +136,11 @@ def _one(fold: int) -> None:
         print(f"{label}: {line}", file=sys.stderr, flush=True)
 
     path = _path(kept, Encoded, fold)
-    if not path.is_file():
+    if bench and not path.is_file():
         tuned = _path(kept, Tuned, fold)
         if not tuned.is_file():
             begun = tuned.with_suffix(".begun")
             keep(tune(corpus, bench, fold, begun, say), tuned)
             begun.unlink()
         keep(encode(corpus, bench, restored(Tuned, tuned), fold, say), path)
-    keep(distil(corpus, bench, restored(Encoded, path), fold, say), _path(kept, Fast, fold))
+    keep(distil(corpus, restored(Encoded, path), fold, say), _path(kept, Fast, fold))

@@ -87,12 +87,6 @@ class Bench:
         if not known:
             self._lower()
 
-    def vectors(self, words: list[str]) -> Floats:
-        """The mean (n, width) of the encoder's own embeddings of the tokens of each word."""
-        table = self._model.embeddings.word_embeddings.weight.detach().numpy()
-        tokens = self._tokenizer(words, add_special_tokens=False)["input_ids"]
-        return np.stack([table[t].mean(axis=0) if t else np.zeros(table.shape[1]) for t in tokens]).astype(np.float64)
-
     def _lower(self) -> None:
         torch = self._torch
         with torch.inference_mode():

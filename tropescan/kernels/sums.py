@@ -10,8 +10,8 @@ import numpy.typing as npt
 from tropescan.kernels.compiling import njit
 from tropescan.schema import Bytes, Floats, Ints
 
-IDF, SHARE, PLACE, ANCHOR, FIRST = 0, 1, 2, 3, 4
-"""What a row of the model tells of a word: its idf, share and place among the vectors, whether it is an anchor, and its weights."""
+IDF, ANCHOR, FIRST = 0, 1, 2
+"""What a row of the model tells of a word: its idf, whether it is an anchor, and its weights."""
 
 _ZERO, _ONE, _33, _29 = np.uint64(0), np.uint64(1), np.uint64(33), np.uint64(29)
 
@@ -23,8 +23,8 @@ def sums(
     words: tuple[Any, ...],
     slots: npt.NDArray[np.uint64],
     model: tuple[Any, ...],
-) -> tuple[Floats, Floats]:
-    """The linear model's outputs (n, outputs) and the network's input (n, 3 * dimensions) of the passages at these byte spans of `values`.
+) -> Floats:
+    """The linear model's outputs (n, outputs) of the passages at these byte spans of `values`.
 
     `words` tells words from bytes (lexicon.spelling), `slots` finds their numbers (`table`), `model` is made by fast.FastTier.compile.
     """
@@ -32,8 +32,8 @@ def sums(
     times = np.append(
         0.0, 1.0 + np.log(np.arange(1, longest + 1))
     )  # numpy's logarithm: another's may differ in the last bit
-    linear, pooled = _sums(values, starts, ends, words, slots, model, times)
-    return linear, pooled
+    linear: Floats = _sums(values, starts, ends, words, slots, model, times)
+    return linear
 
 
 def table(known: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
@@ -145,7 +145,7 @@ def _features(
 @njit
 def _weigh(kinds: Any, count: Any, distinct: Any, model: Any, times: Any, total: Any) -> Any:
     """The sums of a passage's TF-IDF values by their weights, l2-normalised; leaves `count` empty."""
-    rows, bias, _ = model
+    rows, bias = model
     total[:] = 0.0
     square = 0.0
     for t in range(kinds):
@@ -161,37 +161,12 @@ def _weigh(kinds: Any, count: Any, distinct: Any, model: Any, times: Any, total:
 
 
 @njit
-def _pool(found: Any, number: Any, near: Any, model: Any, parts: Any, pooled: Any) -> Any:
-    """The sums of a passage's word vectors, over all words, those near an anchor and those next to one; each brought to one length."""
-    rows, _, vectors = model
-    dimensions = vectors.shape[1]
-    parts[:] = 0
-    for w in range(found):
-        if number[w] >= 0 and rows[number[w], PLACE] >= 0:
-            level, row, weight = near[w], np.int64(rows[number[w], PLACE]), rows[number[w], SHARE]
-            for d in range(dimensions):  # whole numbers below 2**24: exact
-                parts[level, d] += weight * np.float32(vectors[row, d])
-    for level in (2, 1, 0):  # what is next to an anchor is near it, too
-        if level < 2:
-            for d in range(dimensions):
-                parts[level, d] += parts[level + 1, d]
-        square = np.int64(0)
-        for d in range(dimensions):
-            square += np.int64(parts[level, d]) * np.int64(parts[level, d])
-        norm = np.sqrt(np.float64(square)) if square > 0 else 1.0
-        for d in range(dimensions):
-            value = parts[level, d] / norm * np.sqrt(np.float64(dimensions))
-            pooled[level * dimensions + d] = np.rint(value * 1024.0) / 1024.0
-
-
-@njit
 def _sums(values: Any, starts: Any, ends: Any, words: Any, slots: Any, model: Any, times: Any) -> Any:
-    (rows, bias, vectors), reach, longest = model, words[5], len(times)
+    (rows, bias), reach, longest = model, words[5], len(times)
     key, prefix = np.empty(longest, np.uint64), np.empty(longest, np.uint64)
     number, anchors = np.empty(longest, np.int32), np.empty(longest, np.int32)
     near, distinct = np.empty(longest, np.int8), np.empty(3 * longest, np.int32)
-    count, parts = np.zeros(len(rows), np.int32), np.empty((3, vectors.shape[1]), np.float32)
-    linear, pooled = np.empty((len(starts), len(bias))), np.empty((len(starts), 3 * vectors.shape[1]))
+    count, linear = np.zeros(len(rows), np.int32), np.empty((len(starts), len(bias)))
     for p in range(len(starts)):
         found = _read(values[starts[p] : ends[p]], words, key, prefix)
         marks = _look(found, key, slots, rows, number, anchors)
@@ -202,5 +177,4 @@ def _sums(values: Any, starts: Any, ends: Any, words: Any, slots: Any, model: An
                 near[max(0, at - reach[level, 0]) : min(found, at + reach[level, 1] + 1)] = level + 1
         kinds = _features(found, number, prefix, near, words, slots, count, distinct)
         _weigh(kinds, count, distinct, model, times, linear[p])
-        _pool(found, number, near, model, parts, pooled[p])
-    return linear, pooled
+    return linear

@@ -17,7 +17,7 @@ from tropescan.persistence.sound import require_settings, require_thresholds, te
 from tropescan.schema import Floats
 
 MANIFEST = "manifest.json"
-FORMAT = 6
+FORMAT = 7
 """1 had encoder tensors of another meaning, 2 a fast tier of words and pairs. 3: the fast tier's arrays as fast.FastTier takes them; of the encoder
 weights (width * (1 + queries), outputs), bias, queries, and the tuned layers, layer.N.*. 4: a score on several outputs. 5: a fast floor for each
 depth that has an encoder tier. 6: the tuned layers as embedding.deltas keeps them."""
