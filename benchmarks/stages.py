@@ -92,8 +92,7 @@ def watch(clock: Clock, scanner: Scanner) -> None:
         (scanner.gate, "passes", "gate: trope terms beside weak ones"),
         (scanning, "texts", "UTF-8 check"),
         (scanning, "assemble", "rows of scores"),
-        (tier, "_sums", "fast tier: words and sums"),
-        (tier, "network", "fast tier: network"),
+        (tier, "logits", "fast tier"),
     ):
         setattr(owner, name, clock.around(stage, getattr(owner, name)))
 
