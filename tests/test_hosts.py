@@ -180,7 +180,7 @@ def test_datatrove_filters_with_reasons(documents: list[str], expected: Scores, 
         i for i, r in enumerate(package.scan_texts(documents, depth="fast")["frame"].to_pylist()) if r != "fiction"
     }
     assert run(fiction) == [str(i) for i in sorted(stays)]
-    with pytest.raises(InputError, match="no threshold 'strict': the model has default"):
+    with pytest.raises(InputError, match="no threshold 'strict': the model has best_f1, default"):
         TropescanFilter("strict", depth="fast")
     for threshold in (60, -0.1, float("nan")):
         with pytest.raises(InputError, match="between 0 and 1"):

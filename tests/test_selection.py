@@ -844,7 +844,7 @@ def scanned(tmp_path_factory: pytest.TempPathFactory, tropescan: Run) -> Iterato
         [EVIL, PLAIN, None, long, EVIL + PLAIN, "The robot was kind."] * 3,
         row_group_size=5,
     )
-    shutil.copy(SAMPLE / "web.parquet", folder / "in" / "b.parquet")
+    shutil.copy(SAMPLE / "forum.parquet", folder / "in" / "b.parquet")
     assert (
         tropescan("scan", folder / "in", "--db", folder / "x.duckdb", "--depth", "fast", "--workers", 1).returncode == 0
     )
