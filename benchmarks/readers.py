@@ -20,12 +20,12 @@ from tropescan.evaluation import average_precision, calibration_error, chance_ca
 from tropescan.evaluation.agreement import kappa
 
 
-def by_file(model: persistence.Model, files: list[str], texts: list[Path]) -> list[list[str]]:
+def by_file(model: persistence.Model, files: dict[str, list[Passage]]) -> list[list[str]]:
     """A row a labels file: passages, share of positives, mean score, average precision, calibration error and that of chance."""
     held = persistence.out_of_source(model)
     rows, before = [], set[str]()
-    for file in files:
-        passages = [p for p in load([file], texts, lambda line: None) if p.id in held.row and p.id not in before]
+    for file, labelled in files.items():
+        passages = [p for p in labelled if p.id in held.row and p.id not in before]
         before |= {p.id for p in passages}
         positive = np.array([int(p.positive) for p in passages])
         score = held.full[[held.row[p.id] for p in passages]]
@@ -45,8 +45,8 @@ def by_file(model: persistence.Model, files: list[str], texts: list[Path]) -> li
 
 
 def reread(passages: list[Passage], again: dict[str, int]) -> list[list[str]]:
-    """What the further readings make of the passages, in all and by how sure it is that they measure alike."""
-    mine = [p for p in passages if p.id in again]
+    """What the further readings make of the passages."""
+    mine = list({p.id: p for p in passages if p.id in again}.values())
     first, second = np.array([p.intensity for p in mine]), np.array([again[p.id] for p in mine])
     a, b = first >= POSITIVE_FROM, second >= POSITIVE_FROM
     return [
@@ -68,6 +68,7 @@ def main() -> None:
     options.add_argument("--report", type=Path)
     given = options.parse_args()
     model = persistence.load(given.model)
+    files = {file: load([file], given.texts, lambda line: None) for file in given.labels}
     again = {r["id"]: int(r["intensity"]) for r in map(json.loads, given.again.read_text().splitlines())}
     head = [
         "labels",
@@ -84,11 +85,11 @@ def main() -> None:
         "",
         f"`{page.command()}`: model `{model.name}`, fingerprint `{model.fingerprint[:12]}`, depth full, out of source.",
         "",
-        *page.table(head, by_file(model, given.labels, given.texts)),
+        *page.table(head, by_file(model, files)),
         "",
         f"Passages of the labels that {given.again} judges again, drawn among those whose score was 0.1 to 0.6, text alone, in random order:",
         "",
-        *page.table(["", ""], reread(load(given.labels, given.texts, lambda line: None), again)),
+        *page.table(["", ""], reread([p for labelled in files.values() for p in labelled], again)),
         "",
         "The readers of all files are language models under one codebook. Where one file's passages are positive more often than the score says and",
         "another's less, their readers draw the line elsewhere or the passages come from other text: the second table tells how much is the first.",

@@ -20,7 +20,8 @@ MANIFEST = "manifest.json"
 FORMAT = 7
 """1 had encoder tensors of another meaning, 2 a fast tier of words and pairs. 3: the fast tier's arrays as fast.FastTier takes them; of the encoder
 weights (width * (1 + queries), outputs), bias, queries, and the tuned layers, layer.N.*. 4: a score on several outputs. 5: a fast floor for each
-depth that has an encoder tier. 6: the tuned layers as embedding.deltas keeps them."""
+depth that has an encoder tier. 6: the tuned layers as embedding.deltas keeps them.
+7: a fast tier without a network."""
 SCORING = ("config.json", "gate.txt", "fast.safetensors", "encoder.safetensors")
 """The files that change a score, and hence the fingerprint. Thresholds and the model card lie beside them, outside it."""
 BESIDE = ("thresholds.json", "README.md")
