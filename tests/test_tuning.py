@@ -24,7 +24,7 @@ from tropescan.schema import Floats, Ints
 from tropescan.training import ENCODER
 from tropescan.tuning import Bench, Tuned
 
-NEAR = 0.05  # of a logit, of logits up to 5: the bench's layers run in bfloat16, the runtime's in float32 (0.01 apart when this was written)
+NEAR = 0.05  # of a logit, of logits up to 5: the bench's layers may run in bfloat16, the runtime's in float32 (0.01 apart when this was written)
 SOURCES = st.lists(st.sampled_from("abcdefghij"), min_size=3, max_size=30)
 
 
@@ -104,6 +104,19 @@ def test_tuning_twice_gives_the_same_tensors(work: Work, monkeypatch: pytest.Mon
     assert same(one, two) and not same(one, other)
     assert {k.split(".")[1] for k in one.tensors if k != "queries"} == set("012345")
     assert {str(v.dtype) for k, v in one.tensors.items() if k != "queries"} == {"float16"}
+
+
+def test_with_and_without_bf16_the_same_is_learned(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "EPOCHS", 1)
+    has = tuning.processor_has_bf16()
+    some, ones, found = work.rows[17:23], np.ones(6), list[Floats]()
+    for said in (has, not has):  # what this processor has not, torch emulates
+        monkeypatch.setattr(tuning, "processor_has_bf16", lambda said=said: said)
+        bench = Bench(work.texts, ENCODER, work.states, threads=1)
+        found.append(bench.logits(bench.fit(some, ones, work.target, work.deciding, quiet), some))
+        found.append(bench.logits(work.tuned, some))
+    one, judged, other, again = found
+    assert 0 < np.abs(again - judged).max() < NEAR and 0 < np.abs(one - other).max() < NEAR
 
 
 def test_a_tuning_that_is_cut_off_goes_on_after_its_last_epoch(work: Work, tmp_path: Path) -> None:

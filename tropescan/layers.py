@@ -1,4 +1,4 @@
-"""BERT's layers (Devlin et al. 2019) for tuning on a processor: all of them in bfloat16, weights and gradients in float32.
+"""BERT's layers (Devlin et al. 2019) for tuning on a processor: in bfloat16 or float32, weights and gradients in float32.
 
 Autocast over the module of transformers leaves three quarters of the time to casts, to a slow backward pass of the fused attention and to the
 random numbers of dropout; written out, a passage costs a third (reports/log.md).
@@ -15,11 +15,11 @@ State = dict[str, Any]
 
 
 def layer(h: Any, blocked: Any, state: State, heads: int, eps: float, drop: Dropout) -> Any:
-    """Token states (n, longest, width), bfloat16, after a layer; `blocked` (n, 1, 1, longest) is added to the attention, 0 or a large negative."""
+    """Token states (n, longest, width) after a layer, which runs in their type; `blocked` (n, 1, 1, longest) is added to the attention, 0 or very low."""
     import torch
 
     functional, (n, longest, width) = torch.nn.functional, h.shape
-    p = {name: tensor.to(torch.bfloat16) for name, tensor in state.items()}
+    p = {name: tensor.to(h.dtype) for name, tensor in state.items()}
 
     def linear(x: Any, name: str) -> Any:
         return functional.linear(x, p[f"{name}.weight"], p[f"{name}.bias"])

@@ -15,7 +15,7 @@ import numpy as np
 
 from tropescan import checkpoint
 from tropescan.detector import OUTPUTS
-from tropescan.embedding import SentenceEncoder
+from tropescan.embedding import SentenceEncoder, processor_has_bf16
 from tropescan.errors import InputError
 from tropescan.layers import Dropout, State, layer
 from tropescan.losses import Goal
@@ -58,6 +58,7 @@ class Bench:
     `texts` are all passages ever asked for; they go by their number. `reference` is that of the encoder, with `tuned_layers`, how many of the
     uppermost layers are tuned. The file `states`, 768 bytes a token, is made where it is not there (one that is there must be of the same
     texts), and mapped: processes share it. Raises InputError where there is no room for it.
+    The layers run in bfloat16 where the processor multiplies it, else in float32 (reports/log.md).
     Results depend on the seed, on the number of threads and on the processor's arithmetic.
     """
 
@@ -67,6 +68,7 @@ class Bench:
         import torch
 
         self._torch = torch
+        self._type = torch.bfloat16 if processor_has_bf16() else torch.float32
         encoder = SentenceEncoder(reference, {}, threads=threads)
         self._model, self._tokenizer = encoder.transformer, encoder.tokenizer
         self._first = len(self._model.encoder.layer) - int(reference["tuned_layers"])
@@ -95,7 +97,7 @@ class Bench:
                 ids = torch.zeros(len(rows), longest, dtype=torch.long)
                 for k, i in enumerate(rows):
                     ids[k, : len(self.tokens[i])] = torch.tensor(self.tokens[i])
-                h = self._model.embeddings(input_ids=ids, token_type_ids=torch.zeros_like(ids)).bfloat16()
+                h = self._model.embeddings(input_ids=ids, token_type_ids=torch.zeros_like(ids)).to(self._type)
                 h = self._run(self._base[: self._first], h, self._mask(rows, longest), Dropout(0.0, 0))
                 for k, i in enumerate(rows):
                     self._states[self._at[i] : self._at[i + 1]] = h[k, : len(self.tokens[i])]
@@ -114,7 +116,7 @@ class Bench:
     def _upper(self, tuned: Sequence[State], rows: Sequence[int], drop: Dropout) -> tuple[Any, Any]:
         """The tuned layers' token states (n, longest, width) of these passages, and the mask of their real tokens."""
         longest = max(len(self.tokens[i]) for i in rows)
-        h = self._torch.zeros(len(rows), longest, self._states.shape[1], dtype=self._states.dtype)
+        h = self._torch.zeros(len(rows), longest, self._states.shape[1], dtype=self._type)
         for k, i in enumerate(rows):
             h[k, : len(self.tokens[i])] = self._states[self._at[i] : self._at[i + 1]]
         mask = self._mask(rows, longest)

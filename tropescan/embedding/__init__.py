@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tropescan.embedding.backends import BACKENDS, encoder, require_encoder
+from tropescan.embedding.backends import BACKENDS, encoder, processor_has_bf16, require_encoder
 from tropescan.embedding.pooling import Embedding
 from tropescan.embedding.sentence import SentenceEncoder
 
-__all__ = ["BACKENDS", "Embedding", "SentenceEncoder", "encoder", "require_encoder"]
+__all__ = ["BACKENDS", "Embedding", "SentenceEncoder", "encoder", "processor_has_bf16", "require_encoder"]
