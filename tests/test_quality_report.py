@@ -323,6 +323,14 @@ def test_the_report_is_well_formed(labels: Path, tmp_path: Path, tropescan: Run)
         shown = [t.text for t in root.iter(f"{SVG}text")]
         assert {*depths, "0.8"} <= set(shown)
     assert "TF-IDF + logistic regression" in (tmp_path / pictures[0]).read_text()
+    paths = [
+        p.get("d", "")[1:]
+        for p in ET.parse(tmp_path / pictures[0]).getroot().iter(f"{SVG}path")
+        if p.get("stroke-width")
+    ]
+    curves = [[float(point.split(",")[0]) for point in path.split(" L")] for path in paths if " L" in path]
+    assert max(map(len, curves)) > 9  # that of TF-IDF; a passage flagged wrongly is no point of its own
+    assert all((np.diff(curve[:-1]) > 0).all() for curve in curves)
     for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1, table
     assert "NaN" not in done.stdout and "nan" not in text.split("##", 1)[1]

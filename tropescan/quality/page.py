@@ -90,9 +90,10 @@ def _reliability(found: Outcome) -> str:
 
 
 def _thin(points: list[Point]) -> list[Point]:
-    """At most _POINTS of a curve, evenly along recall; the last is kept."""
-    if len(points) <= _POINTS:
+    """The points of a curve where recall rises, at most _POINTS of them, evenly along recall; the last point is kept."""
+    if not points:
         return points
-    recall = np.array([r for r, _ in points])
-    at = np.unique([*np.searchsorted(recall, np.linspace(recall[0], recall[-1], _POINTS)), len(points) - 1])
-    return [points[i] for i in at]
+    recall, rises = np.unique([r for r, _ in points], return_index=True)
+    if len(rises) > _POINTS:
+        rises = rises[np.searchsorted(recall, np.linspace(recall[0], recall[-1], _POINTS))]
+    return [points[i] for i in np.unique([*rises, len(points) - 1])]
