@@ -285,6 +285,8 @@ def test_a_scan_on_ray_that_was_killed_ends_with_the_tables_of_a_local_one(tmp_p
     # what a killed run may leave
     left = tropescan("scan", tmp_path / "in" / "5.parquet", "--parts", handed_over, *arguments)
     assert left.returncode == 0 and json.loads(left.stdout)["scanned"] == 1
+    half = next(iter(handed_over.glob("*.parquet"))).name
+    (handed_over / f".{half}.0123").write_bytes(b"PAR1")
     done = tropescan("scan", tmp_path / "in", "--db", db, "--engine", "ray", *arguments)
     assert done.returncode == 20, done.stderr
     told = json.loads(done.stdout)

@@ -96,6 +96,12 @@ class Folder:
             if file.split("-")[0] in origins:
                 (self.path / file).unlink(missing_ok=True)
 
+    def sweep(self, origins: Container[str]) -> None:
+        """Removes what writers that were killed left unfinished of parts whose names begin so."""
+        for file in self.path.glob(f".*{SUFFIX}.*"):
+            if file.name[1:].split("-")[0] in origins:
+                file.unlink(missing_ok=True)
+
     def note(self, entry: Entry) -> None:
         """Knows an entry, so that its parts can be discarded."""
         self._entries[entry.shard] = entry

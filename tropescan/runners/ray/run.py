@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import socket
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -75,6 +76,7 @@ def run(
     finally:
         if store:
             with contextlib.suppress(OSError):  # parts that wait for the next run lie there, or what is not ours
+                folder.sweep({score_parts.origin(state.model, f.path) for f in files})
                 folder.path.rmdir()
     return state.ended()
 
@@ -108,7 +110,7 @@ class _Committer:
 
 @contextlib.contextmanager
 def _cluster() -> Iterator[None]:
-    """A connection to Ray: one that is there stays, one that is made here is ended."""
+    """A connection to Ray: one that is there stays, one that is made here is ended. What Ray prints of its nodes goes to standard error."""
     if ray.is_initialized():
         yield
         return
@@ -122,12 +124,13 @@ def _cluster() -> Iterator[None]:
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
         told = " ".join(str(error).split())[:300]
         raise InputError(f"Ray cannot be reached or started ({told}): see RAY_ADDRESS and `ray status`") from None
-    try:
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
-        yield
-    finally:
-        ray.shutdown()
+    with contextlib.redirect_stdout(sys.stderr):
+        try:
+            if before is not None:
+                signal.signal(signal.SIGTERM, before)
+            yield
+        finally:
+            ray.shutdown()
 
 
 def _require_reachable(address: str) -> None:
