@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -198,7 +200,7 @@ def test_explain_text_file_and_document(db: Path, tmp_path: Path, tropescan: Run
         one = json.loads(tropescan("explain", "--doc", name, "--db", db, "--depth", "fast", "--json").stdout)
         assert one["score"] and one["passages"][0]["terms"]
     assert "score null" in tropescan("explain", "--doc", "b.parquet:3", "--db", db, "--depth", "fast").stdout
-    assert tropescan("explain", "--doc", "nothing", "--db", db).returncode == errors.StoreError.code
+    assert tropescan("explain", "--doc", "nothing", "--db", db).returncode == errors.InputError.code
     assert tropescan("explain").returncode == errors.InputError.code
 
 
@@ -223,6 +225,8 @@ def test_what_is_wrong_is_one_line_with_its_own_exit_code(tmp_path: Path, tropes
     good = write_shard(tmp_path / "a.parquet", [EVIL])
     (tmp_path / "empty").mkdir()
     (tmp_path / "words.duckdb").write_text("words " * 2000)
+    with contextlib.closing(sqlite3.connect(tmp_path / "lite.db")) as lite:
+        lite.execute("CREATE TABLE t (i INT)")
     duckdb.connect(str(tmp_path / "other.duckdb")).execute("CREATE TABLE t (i INT)").close()
     broken = shutil.copytree(ROOT / "models" / "evil-ai", tmp_path / "broken")
     (broken / "gate.txt").write_text("[strong]\nanything\n")
@@ -239,6 +243,9 @@ def test_what_is_wrong_is_one_line_with_its_own_exit_code(tmp_path: Path, tropes
         (["scan", good, "--db", tmp_path / "other.duckdb", "--depth", "fast"], errors.WrongSchema),
         (["scan", good, "--db", tmp_path / "no" / "folder.duckdb", "--depth", "fast"], errors.StoreError),
         (["prevalence", "--db", new], errors.StoreError),
+        (["prevalence", "--db", good], errors.WrongSchema),
+        (["prevalence", "--db", tmp_path / "lite.db"], errors.WrongSchema),
+        (["scan", good, "--db", good, "--depth", "fast"], errors.WrongSchema),
         (["train", "--labels", tmp_path / "none.jsonl", "--out", tmp_path / "m"], errors.NoSuchPath),
         (["evaluate", "evil-ai", "--labels", good], errors.LabelError),
     ]
@@ -246,6 +253,18 @@ def test_what_is_wrong_is_one_line_with_its_own_exit_code(tmp_path: Path, tropes
         done = tropescan(*arguments)
         assert done.returncode == kind.code, (arguments, done.stderr)
         assert done.stderr.startswith("tropescan: ") and len(done.stderr.splitlines()) == 1, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("scheme", "module", "package"),
+    [("s3", "s3fs", "'tropescan[s3]'"), ("hf", "huggingface_hub", "huggingface_hub"), ("abfs", "adlfs", "adlfs")],
+)
+def test_a_filesystem_that_lacks_its_package_names_it(scheme: str, module: str, package: str) -> None:
+    scan = ["scan", f"{scheme}://place/in/a.parquet", "--db", "x.duckdb"]
+    done = python(
+        f"import sys; sys.modules[{module!r}] = None; from tropescan.cli import main; sys.exit(main({scan!r}))"
+    )
+    assert done.returncode == errors.MissingExtra.code and f"run `pip install {package}`" in done.stderr, done.stderr
 
 
 def test_exit_codes_are_distinct() -> None:
@@ -304,7 +323,7 @@ def test_a_document_is_named_by_its_whole_folder(tmp_path: Path, tropescan: Run)
     assert tropescan(*explain, "maintrain/a.parquet:0").returncode == 0
     for several in ("train/a.parquet:0", "a-0"):
         done = tropescan(*explain, several)
-        assert done.returncode == errors.StoreError.code and "b/train/a.parquet:0" in done.stderr
+        assert done.returncode == errors.InputError.code and "b/train/a.parquet:0" in done.stderr
     found = json.loads(tropescan(*explain, f"{tmp_path}/in/train/a.parquet:0").stdout)
     assert found["passages"][0]["end_char"] == len(f"{EVIL} train")
 

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
-from tropescan.errors import InputError, NoSuchPath, StoreError
+from tropescan.errors import InputError, NoSuchPath
 from tropescan.passages import cut
 from tropescan.report import console, passage_text
 from tropescan.schema import FACETS
@@ -97,15 +97,15 @@ def _stored(given: argparse.Namespace) -> str:
             [int(row), path, path],
         )
     if not found:
-        raise StoreError(
+        raise InputError(
             f"no kept document has id '{given.doc}': documents that the gate refused keep no id, name them as PATH:ROW"
         )
     if len(found) > 1:
         several = ", ".join(f"{r['path']}:{r['row']}" for r in found[:5]) + ", ..." * (len(found) > 5)
-        raise StoreError(f"'{given.doc}' names {len(found)} documents: give one of {several}")
+        raise InputError(f"'{given.doc}' names {len(found)} documents: give one of {several}")
     one = found[0]
     file = unchanged(one["path"], one["shard"], one["bytes"], one["tag"])
     texts = rows(file, Columns(given.text_column), {one["row"]})
     if one["row"] not in texts:
-        raise StoreError(f"{one['path']} has no row {one['row']}")
+        raise InputError(f"{one['path']} has no row {one['row']}")
     return texts[one["row"]]

@@ -33,10 +33,10 @@ POOL = "score < 0.05"
 
 _PRESETS = {
     "strict": ("default", "score >= {t:g}"),
-    "balanced": ("precision_0.8", "score >= {t:g} AND admirable < 0.5"),
+    "balanced": ("precision_0.8", "score >= {t:g}"),
     "keep-discussion": (
         "precision_0.8",
-        "score >= {t:g} AND admirable < 0.5 AND frame NOT IN ('reference', 'report', 'argument')",
+        "score >= {t:g} AND frame NOT IN ('reference', 'report', 'argument')",
     ),
 }
 PRESETS = tuple(_PRESETS)

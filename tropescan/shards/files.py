@@ -22,6 +22,17 @@ FORMATS = {
     ".json.gz": "jsonl.gz",
     ".json.zst": "jsonl.zst",
 }
+_PACKAGES = {
+    "http": "'tropescan[http]'",
+    "https": "'tropescan[http]'",
+    "s3": "'tropescan[s3]'",
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
+    "hf": "huggingface_hub",
+    "az": "adlfs",
+    "abfs": "adlfs",
+    "abfss": "adlfs",
+}  # what brings a filesystem
 _BLOCK = 1 << 22
 _REMOTE_BLOCK = 1 << 23
 
@@ -61,10 +72,9 @@ def filesystem(path: str) -> tuple[Any, str]:
         kind = fsspec.get_filesystem_class(scheme)
         return fsspec.filesystem(scheme, **kind._get_kwargs_from_urls(path)), kind._strip_protocol(path)
     except ImportError as error:
-        extra = {"http": "http", "https": "http", "s3": "s3"}.get(scheme)
-        how = f"pip install 'tropescan[{extra}]'" if extra else f"pip install 'fsspec[{scheme}]'"
+        how = _PACKAGES.get(scheme, f"'fsspec[{scheme}]'")
         raise MissingExtra(
-            f"reading {scheme}:// needs a package that is not installed ({error}): run `{how}`"
+            f"reading {scheme}:// needs a package that is not installed ({error}): run `pip install {how}`"
         ) from None
     except (OSError, TypeError, ValueError) as error:  # zip:// and its like say by each of these that they lead nowhere
         chained = "chained URLs (with '::') are not read: unpack or copy what it names, and give the path of that"

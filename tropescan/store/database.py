@@ -20,7 +20,7 @@ import orjson
 import pyarrow as pa
 
 from tropescan import __version__
-from tropescan.errors import NoSpace, QueryError, StoreError, StoreLocked, WrongSchema
+from tropescan.errors import InputError, NoSpace, QueryError, StoreError, StoreLocked, WrongSchema
 from tropescan.parts import Part
 from tropescan.persistence import Model
 from tropescan.schema import COUNTERS, SCHEMA_VERSION, SELECTIONS
@@ -69,6 +69,7 @@ class Store:
                 connection.close()
 
     def _opened(self, read_only: bool) -> duckdb.DuckDBPyConnection:
+        _require_duckdb(self.path)
         deadline, pause = time.monotonic() + self.wait, 0.01
         while True:
             try:
@@ -214,13 +215,21 @@ class Store:
             return _dicts(c, sql, values or [])
 
     def model(self, wanted: str | None = None) -> dict[str, Any]:
-        """The model asked for (its key or name), else the one scanned with last. Raises StoreError."""
+        """The model asked for (its key or name), else the one scanned with last. Raises InputError."""
         rows = self.rows("SELECT * FROM models ORDER BY scanned_at DESC")
         for row in rows:
             if wanted in (None, row["model"], row["name"], row["depth"]):
                 return row
         known = ", ".join(r["model"] for r in rows) or "none"
-        raise StoreError(f"{self.path} holds no scores of model '{wanted}': it has {known}")
+        raise InputError(f"{self.path} holds no scores of model '{wanted}': it has {known}")
+
+
+def _require_duckdb(path: Path) -> None:
+    """DuckDB would open Parquet, JSON and SQLite files as well, some with a package that it looks for on the network. Raises WrongSchema."""
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        begin = file.read(12)
+        if begin and begin[8:] != b"DUCK":
+            raise WrongSchema(f"{path} is no DuckDB database: give another file to --db")
 
 
 def _register(c: duckdb.DuckDBPyConnection, e: Entry) -> None:
