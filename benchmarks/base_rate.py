@@ -29,8 +29,10 @@ import page
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from tropescan import __version__, shards
+from tropescan import __version__, persistence, shards
+from tropescan.corpus import source_key
 from tropescan.errors import LabelError, StoreError, TropescanError
+from tropescan.evaluation.figures import ratio
 from tropescan.prevalence import RESAMPLES, measure, wilson
 from tropescan.report import short_names
 from tropescan.schema import Floats
@@ -83,15 +85,23 @@ def drawn(store: Store, key: str) -> list[dict[str, Any]]:
         [key],
     )
     texts: dict[tuple[str, int], str] = {}
+    sources: dict[tuple[str, int], str] = {}
     for file in {shards.File(r["path"], r["bytes"], r["tag"]) for r in found}:
         wanted = {r["row"] for r in found if r["path"] == file.path}
         texts |= {(file.path, row): text for row, text in shards.rows(file, shards.Columns(), wanted).items()}
+        named = pq.read_table(file.path, columns=["source"])["source"]
+        sources |= {(file.path, row): named[row].as_py() for row in wanted}
     pointers = []
     for r in found:
         text = texts.get((r["path"], r["row"]), "")[r["start_char"] : r["end_char"]]
         there = {"corpus": Path(r["path"]).parent.name, "shard": Path(r["path"]).name, "document": r["id"]}
         span = {name: r[name] for name in ("row", "start_char", "end_char")}
-        pointers.append(there | span | {"sha256": hashlib.sha256(text.encode()).hexdigest(), "text": text})
+        read = {
+            "sha256": hashlib.sha256(text.encode()).hexdigest(),
+            "source": sources[r["path"], r["row"]],
+            "text": text,
+        }
+        pointers.append(there | span | read)
     return pointers
 
 
@@ -130,7 +140,10 @@ def report(path: str, db: Path, judged: Path, out: Path) -> None:
     store = Store(db)
     model = checked(store, "full", rows)
     lines += [*prevalence(store, model["model"]), "", *refused(store, model), ""]
-    lines += judgement(drawn(store, model["model"]), labels, judged)
+    now = drawn(store, model["model"])
+    lines += judgement(now, labels, judged)
+    if all(at(d) in labels for d in now):
+        lines += in_sample(now, labels, float(model["threshold"]))
     page.tell(lines, out)
 
 
@@ -281,23 +294,50 @@ def judgement(now: list[dict[str, Any]], labels: dict[Pointer, dict[str, Any]], 
         return [
             f"{len(other)} of the {len(now)} judged pointers name another text now ({first} first): draw and read again."
         ]
-    read_as = [(d["shard"].rsplit("-", 1)[0], label["intensity"]) for d, label in known]
-    by = ", ".join(f"{sum(intensity == i for _, intensity in read_as)} at {i}" for i in range(5))
+    read_as = [(d["shard"].rsplit("-", 1)[0], label["intensity"], d["source"]) for d, label in known]
+    by = ", ".join(f"{sum(intensity == i for _, intensity, _ in read_as)} at {i}" for i in range(5))
     lines = [
         f"{len(now)} flagged documents drawn by hash, their strongest passages read whole under the codebook, twice where {judged} has two readings. "
         f"Intensities: {by}.",
         "",
-        "| register | read | right (intensity 3 or 4) | share, 95 % interval | right or allusion (2 to 4) |",
-        "| --- | --- | --- | --- | --- |",
+        "| register | sources | read | right (intensity 3 or 4) | share, 95 % interval | the same over sources | right or allusion (2 to 4) |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for register in [*sorted({r for r, _ in read_as}), "all"]:
-        some = [intensity for r, intensity in read_as if register in ("all", r)]
-        right, near = sum(i >= 3 for i in some), sum(i >= 2 for i in some)
+    for register in [*sorted({r for r, _, _ in read_as}), "all"]:
+        some = [(intensity, source) for r, intensity, source in read_as if register in ("all", r)]
+        right, near = sum(i >= 3 for i, _ in some), sum(i >= 2 for i, _ in some)
         low, high = wilson(right, len(some))
-        lines.append(
-            f"| {register} | {len(some)} | {right} | {right / len(some):.0%}, {low:.0%} to {high:.0%} | {near} |"
-        )
+        sources = [source for _, source in some]
+        _, least, most = ratio(sources, np.array([int(i >= 3) for i, _ in some]), np.ones(len(some), np.int64))
+        over = "-" if np.isnan(least) else f"{least:.0%} to {most:.0%}"
+        share = f"{right / len(some):.0%}, {low:.0%} to {high:.0%}"
+        lines.append(f"| {register} | {len(set(sources))} | {len(some)} | {right} | {share} | {over} | {near} |")
+    lines += [
+        "",
+        "The first interval (Wilson) takes documents as independent, the second resamples whole sources: a single source has none.",
+    ]
     return lines
+
+
+def in_sample(now: list[dict[str, Any]], labels: dict[Pointer, dict[str, Any]], threshold: float) -> list[str]:
+    """How many of the drawn passages the shipped model was fitted on, and what models that saw no passage of their source make of those."""
+    model = persistence.load("evil-ai")
+    held, sources = persistence.out_of_source(model), set(model.config["training_sources"])
+    place = {digest: i for i, digest in enumerate(held.digest)}
+    right = [labels[at(d)]["intensity"] >= 3 for d in now]
+    listed = [place.get(d["sha256"][:12], -1) for d in now]
+    fitted = [i for i, k in enumerate(listed) if k >= 0]
+    others = [i for i, k in enumerate(listed) if k < 0]
+    still = [i for i in fitted if held.full[listed[i]] >= threshold]
+    of_trained = sum(source_key(d["source"]) in sources for d in now)
+    return [
+        "",
+        f"These figures are in sample: {of_trained} of the {len(now)} documents are of sources that the model was trained on, and {len(fitted)} of the "
+        f"passages are, word for word, among those that it was fitted on ({sum(right[i] for i in fitted)} of them right; of the other {len(others)}, "
+        f"which may share a part with one, {sum(right[i] for i in others)}). A corpus that the model has not seen holds less of what it finds, and what "
+        f"it flags there is right less often. By models that saw no passage of their source {len(still)} of the {len(fitted)} reach the threshold, "
+        f"{sum(right[i] for i in still)} of these right. What to expect of new text is in reports/quality.md and reports/unseen.md.",
+    ]
 
 
 def main() -> None:

@@ -25,8 +25,12 @@ def by_file(model: persistence.Model, files: dict[str, list[Passage]]) -> list[l
     held = persistence.out_of_source(model)
     rows, before = [], set[str]()
     for file, labelled in files.items():
-        passages = [p for p in labelled if p.id in held.row and p.id not in before]
+        new = [p for p in labelled if p.id in held.row and p.id not in before]
+        passages = [p for p in new if held.digest[held.row[p.id]] == persistence.text_key(p.text)]
         before |= {p.id for p in passages}
+        if not passages:
+            rows.append([file, "0", *["-"] * 6])
+            continue
         positive = np.array([int(p.positive) for p in passages])
         score = held.full[[held.row[p.id] for p in passages]]
         rows.append(

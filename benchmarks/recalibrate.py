@@ -31,8 +31,10 @@ def main() -> None:
     passages = corpus.load(given.labels, given.texts, print)
     held = persistence.out_of_source(model)
     rows = [held.row[p.id] for p in passages if p.id in held.row]
-    if len(rows) < len(passages) or [held.digest[i] for i in rows] != [persistence.text_key(p.text) for p in passages]:
-        sys.exit("the labels are not those that the model was trained on")
+    if rows != list(range(len(held.row))) or [held.digest[i] for i in rows] != [
+        persistence.text_key(p.text) for p in passages
+    ]:
+        sys.exit("the labels are not those that the model was trained on, all of them in their order")
     extra = corpus.load(given.extra, given.texts, print) if given.extra else []
     reports = finish(
         model.folder,

@@ -94,6 +94,17 @@ def test_the_default_threshold_gives_up_a_little_for_flagging_less() -> None:
     assert chosen["default"]["threshold"] == round(evaluation.best_threshold(positive, score, evaluation.SLACK), 4)
 
 
+def test_the_interval_of_a_calibration_error_holds_it() -> None:
+    for seed in range(20):  # well calibrated: by percentiles alone a fifth of them would lie below their own interval
+        rng = np.random.default_rng(seed)
+        score = rng.beta(0.5, 2, 1500)
+        positive = (rng.random(1500) < score).astype(np.int64)
+        sources = [f"{i % 60}" for i in range(1500)]
+        error = evaluation.figures.calibration_error
+        value, low, high = evaluation.figures.bootstrap(sources, lambda i: error(positive[i], score[i]), centred=True)  # noqa: B023
+        assert 0 <= low <= value <= high
+
+
 def test_a_single_source_has_no_interval() -> None:
     positive, score = np.array([0, 1, 1, 0]), np.array([0.1, 0.4, 0.9, 0.6])
     alone = evaluation.bootstrap(["s"] * 4, lambda i: float(positive[i].mean()))

@@ -139,6 +139,13 @@ NOT = float("nan")
         ("config.json", {"audit": NOT}, "audit is no finite number"),
         ("config.json", {"fast_floor": {"full": "much", "lean": 0.3}}, "fast_floor, full is no finite number"),
         ("config.json", {"encoder": {"dimensions": True}}, "encoder, dimensions is no finite number"),
+        ("config.json", {"audit": 5}, "audit is not between 0 and 1"),
+        ("config.json", {"hit_floor": -1}, "hit_floor is not between 0 and 1"),
+        ("config.json", {"fast_floor": {"full": 10**400, "lean": 0.3}}, "fast_floor, full is no finite number"),
+        ("config.json", {"training_sources": None}, "garbles training_sources"),
+        ("config.json", {"training_sources": [["s"]]}, "garbles training_sources"),
+        ("thresholds.json", {"full": {"default": {"threshold": 7}}}, "threshold is not between 0 and 1"),
+        ("thresholds.json", {"full": {"default": {"threshold": 0}}}, "threshold is 0"),
         ("config.json", "[" * 100_000, "no JSON"),
         ("thresholds.json", {"fast": {}}, "no default threshold of depth fast"),
         ("thresholds.json", {"full": {"default": {"threshold": NOT}}}, "full, default, threshold is no finite number"),
@@ -209,7 +216,10 @@ def test_an_encoder_tier_that_is_not_whole_is_told(tmp_path: Path, change: dict[
         ({"idf": np.ones(2, np.float32)}, "idf"),
         ({"weights": np.zeros((2, len(OUTPUTS)), np.float16)}, "keys, idf"),
         ({"bias": np.zeros(3)}, "bias"),
-        ({"weights": np.zeros(4, np.float16)}, "values to unpack"),
+        ({"weights": np.zeros(4, np.float16)}, "weights"),
+        ({"weights": np.zeros((1, 5), np.float16), "bias": np.zeros(5)}, "weights"),
+        ({"keys": np.zeros(1, np.int64)}, "keys"),
+        ({"idf": np.ones(1, np.int32)}, "idf"),
     ],
 )
 def test_a_fast_tier_that_does_not_fit_together_is_told(tmp_path: Path, change: dict[str, Any], said: str) -> None:
@@ -218,6 +228,21 @@ def test_a_fast_tier_that_does_not_fit_together_is_told(tmp_path: Path, change: 
     with pytest.raises(DamagedModel, match=said) as raised:  # compiled loops would read what lies beside
         Scanner(made, depth="fast")
     assert str(made / "fast.safetensors") in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_outputs_in_another_order_are_told(tmp_path: Path) -> None:
+    config = persistence.load(small(tmp_path / "whole")).config
+    made = small(tmp_path / "mine", config=config | {"outputs": list(OUTPUTS)[::-1]})
+    with pytest.raises(DamagedModel, match="outputs are not those"):
+        Scanner(made, depth="fast")
+
+
+def test_an_entry_of_out_of_source_scores_that_is_none_is_told(folder: Path) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"]["out-of-source.jsonl"] = "there"
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(DamagedModel, match=r"garbles out-of-source\.jsonl"):
+        persistence.load(folder)
 
 
 def test_a_calibration_of_outputs_that_no_tier_has_is_told(tmp_path: Path) -> None:

@@ -186,9 +186,13 @@ def test_texts_pointers_and_marks_load_in_order(root: Path, tmp_path: Path) -> N
         ("late", PLAIN, ((0, 2),)),
     ]
     assert [p.source for p in found] == ["s1", "own", "p0", "late"]
-    assert len(said) == 1 and said[0].startswith("2 of 3 pointers resolved")
+    assert len(said) == 2 and said[0].startswith("2 of 3 pointers resolved")
+    assert said[1].startswith("1 of 4 passages whose deciding sentences are marked are in none")
     texts_alone = corpus.load([second, marks], [], said.append)
-    assert len(texts_alone) == 1 and len(said) == 1  # without pointers no folder is asked for and nothing is said
+    assert len(texts_alone) == 1 and len(said) == 3  # without pointers no folder is asked for
+    late = written(tmp_path / "late.jsonl", {"id": "late", "text": PLAIN, **JUDGED, "deciding": [0, len(PLAIN) + 1]})
+    with pytest.raises(LabelError, match="deciding sentences end after the text"):
+        corpus.load([late], [])
 
 
 def test_pointers_into_one_document_keep_their_own_texts(root: Path, tmp_path: Path) -> None:

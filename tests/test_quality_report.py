@@ -144,11 +144,23 @@ def test_a_line_stands_for_its_own_text_alone(tmp_path: Path) -> None:
         judge(model, [Passage(**vars(other) | {"id": "b"})], "fast").score[0],
     )
     assert scanned.score[0] > 0.8
+    renamed = judge(model, [Passage(**vars(one) | {"id": "b", "source": "b"})], "fast")
+    assert (renamed.listed, renamed.score[0]) == (1, 0.2)  # the model knows the text, whatever it is called
+
+
+def test_a_model_that_does_not_tell_its_sources_claims_nothing_of_them(
+    labels: Path, tmp_path: Path, here: Here
+) -> None:
+    whole = persistence.load(small(tmp_path / "whole"))
+    config = {name: value for name, value in whole.config.items() if name != "training_sources"}
+    code, shown, told = here("evaluate", small(tmp_path / "mine", config=config), "--labels", labels, "--depth", "fast")
+    assert code == 0, told
+    assert "which sources it was trained on it does not say" in shown and "none of them is" not in shown
 
 
 @pytest.mark.parametrize("depth", persistence.DEPTHS)
 def test_what_a_tier_refused_has_no_other_heads_listed_or_scanned(tmp_path: Path, depth: str) -> None:
-    listed, scanned = (Passage(i, PLAIN, 0, (), "other", 0, "s", "r", ()) for i in "ab")
+    listed, scanned = (Passage(i, PLAIN + i, 0, (), "other", 0, "s", "r", ()) for i in "ab")
     model = persistence.load(small(tmp_path / "mine", held=line(listed, 0.0, 0.0)))
     found = judge(model, [listed, scanned], depth)
     assert found.listed == 1 and found.score.tolist() == [0.0, 0.0]

@@ -79,7 +79,14 @@ def load(paths: Iterable[str | Path], texts: Sequence[str | Path] = (), say: Say
             whole["deciding"] = marks.get(str(row.get("id")), [])
         passage = _passage(whole, where)  # a label is checked even where its text is lost
         if not lost:
+            if any(end > len(passage.text) for _, end in passage.deciding):
+                raise LabelError(
+                    f"{where} (id {passage.id}): deciding sentences end after the text of {len(passage.text)} characters"
+                )
             passages.append(passage)
+    unknown = len(set(marks) - {str(row.get("id")) for row, _ in rows})
+    if unknown:
+        say(f"{unknown} of {len(marks)} passages whose deciding sentences are marked are in none of these files")
     if not passages:
         raise LabelError(f"no labelled passage in {', '.join(map(str, paths)) or 'no file at all'}")
     return passages

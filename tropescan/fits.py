@@ -11,11 +11,13 @@ from typing import Any, TypeVar
 import orjson
 
 from tropescan import checkpoint
+from tropescan.embedding import processor_has_bf16
 from tropescan.material import Corpus
 from tropescan.schema import Floats
 from tropescan.tuning import Tuned
 
 _PREFIX = ".fits-"
+_CODE = ("checkpoint", "detector", "fast", "fastfit", "fitting", "layers", "lexicon", "losses", "schema", "tuning")
 Kind = TypeVar("Kind", Tuned, "Encoded", "Fast")
 
 
@@ -66,8 +68,11 @@ class Fast:
 def place(folder: Path, corpus: Corpus, reference: dict[str, Any]) -> Path:
     """Where in a model folder the fits lie of this corpus, of this encoder, by this code. Fits of anything else are deleted."""
     digest = hashlib.sha256(orjson.dumps([vars(corpus), reference], option=orjson.OPT_SERIALIZE_NUMPY))
-    for module in ("fast", "fastfit", "fitting", "layers", "lexicon", "losses", "tuning"):
-        digest.update(Path(__file__).with_name(f"{module}.py").read_bytes())
+    here = Path(__file__).parent
+    code = [here / f"{module}.py" for module in _CODE] + sorted((here / "embedding").glob("*.py"))
+    for file in code:
+        digest.update(file.read_bytes())
+    digest.update(bytes([processor_has_bf16()]))  # fits of two arithmetics are not mixed
     kept = folder / f"{_PREFIX}{digest.hexdigest()[:16]}"
     clear(folder, but=kept)
     kept.mkdir(parents=True, exist_ok=True)

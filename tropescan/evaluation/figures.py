@@ -99,10 +99,11 @@ def curve(positive: Ints, score: Floats) -> list[tuple[float, float]]:
     return list(zip((right / right[-1])[some].tolist(), (right / flagged)[some].tolist(), strict=True))
 
 
-def bootstrap(sources: list[str], statistic: Callable[[Ints], float]) -> Estimate:
+def bootstrap(sources: list[str], statistic: Callable[[Ints], float], centred: bool = False) -> Estimate:
     """A statistic of passage indices with its 95 % percentile interval over resampled sources (whole sources are drawn, seed fixed).
 
-    No interval from a single source, nor where all resamples agree: it would be one point.
+    `centred` is for what is 0 at best and grows with noise, as distances do: resampling adds to it, and what it adds on average is taken off again
+    (Efron and Tibshirani 1993, bias correction). No interval from a single source, nor where all resamples agree: it would be one point.
     """
     member = numbered(sources)
     groups = [np.flatnonzero(member == i) for i in range(len(set(sources)))]
@@ -113,7 +114,10 @@ def bootstrap(sources: list[str], statistic: Callable[[Ints], float]) -> Estimat
         statistic(np.concatenate([groups[i] for i in rng.integers(0, len(groups), len(groups))]))
         for _ in range(RESAMPLES)
     ]
-    return (statistic(np.arange(len(sources))), *confidence(np.array(draws)))
+    value, found = statistic(np.arange(len(sources))), np.array(draws)
+    if centred:
+        found = np.maximum(0.0, found - np.nanmean(found) + value)
+    return (value, *confidence(found))
 
 
 def ratio(sources: list[str], part: Ints, whole: Ints) -> Estimate:

@@ -24,30 +24,33 @@ _NEVER = -30.0  # the logit of what no tier judged: below every judged one
 class Judged:
     """Scores (n,) and logits of all heads (n, detector.OUTPUTS) of n passages at one depth.
 
-    `listed` of them are by models that saw no passage of their source; of the others, which the cascade scored, `known` are of sources that
-    the model was trained on, so that the figures on them flatter it.
+    `listed` of them are by models that saw no passage of their source; of the others, which the cascade scored, `known` are of sources whose names
+    the model was trained on (None: it does not say on which), so that the figures on them flatter it.
     """
 
     score: Floats
     outputs: Floats
     listed: int
-    known: int
+    known: int | None
 
 
 def judge(model: Model, passages: list[Passage], depth: str) -> Judged:
     """Each passage as a document of its own; what no tier let through counts as 0 (it cannot be flagged).
 
-    An out-of-source line stands for a passage whose id and text are those that were judged, whole: a scan cuts one of more than some 1,500 bytes, and
-    its strongest part may score otherwise. Raises ModelError, DamagedModel.
+    An out-of-source line stands for every passage of the text that was judged, whole and under whatever id: the model knows the text, not its name.
+    (A scan cuts a text of more than some 1,500 bytes, and its strongest part may score otherwise.) Raises ModelError, DamagedModel.
     """
     held = out_of_source(model)
+    by_text = {digest: row for row, digest in enumerate(held.digest)}
     given = {"fast": held.fast, "full": held.full}
     given["lean"] = np.where(held.fast >= model.fast_floor("lean"), held.full, 0.0)
     score, outputs = np.zeros(len(passages)), np.zeros((len(passages), len(OUTPUTS)))
     rest = []
     for i, p in enumerate(passages):
-        at = held.row.get(p.id)
-        if at is None or held.digest[at] != text_key(p.text):
+        digest, at = text_key(p.text), held.row.get(p.id)
+        if at is None or held.digest[at] != digest:
+            at = by_text.get(digest)
+        if at is None:
             rest.append(i)
             continue
         score[i] = given[depth][at]
@@ -56,8 +59,8 @@ def judge(model: Model, passages: list[Passage], depth: str) -> Judged:
     if rest:
         scanner = Scanner(model.folder, depth=depth, audit=0.0)
         score[rest], outputs[rest] = scan(scanner, [passages[i] for i in rest])
-    seen = set(model.config.get("training_sources", []))
-    known = sum(corpus.source_key(passages[i].source) in seen for i in rest)
+    told = model.config.get("training_sources")
+    known = None if told is None else sum(corpus.source_key(passages[i].source) in set(told) for i in rest)
     return Judged(score, outputs, len(passages) - len(rest), known)
 
 

@@ -97,7 +97,7 @@ def measure(
         recall={n: ratio(sources, positive * (score >= t), positive) for n, t in levels.items()},
         recall_at_precision=recalls(positive, score, over),
         brier=over(lambda i: float(np.mean((positive[i] - score[i]) ** 2))),
-        calibration_error=over(lambda i: calibration_error(positive[i], score[i])),
+        calibration_error=over(lambda i: calibration_error(positive[i], score[i]), centred=True),
         chance_calibration_error=chance_calibration_error(score),
         reliability=reliability(positive, score),
         frame_accuracy=frames,

@@ -91,6 +91,8 @@ def load(model: str | Path) -> Model:
         if not isinstance(entry, dict):
             raise DamagedModel(f"{folder / MANIFEST} does not list {name}: restore the folder, or train it again")
         content[name] = verified(folder / name, entry)
+    if not isinstance(manifest["files"].get(OUT_OF_SOURCE, {}), dict):
+        raise DamagedModel(f"{folder / MANIFEST} garbles {OUT_OF_SOURCE}: restore the folder, or train it again")
     sums = "".join(f"{n} {manifest['files'][n]['sha256']}\n" for n in SCORING)
     config, thresholds = (_json(folder, name, content[name]) for name in ("config.json", "thresholds.json"))
     require_settings(folder / "config.json", config)

@@ -27,8 +27,11 @@ def require_settings(file: Path, config: dict[str, Any]) -> None:
             raise DamagedModel(f"{file} lacks or garbles the calibration of depth {depth}: {_RESTORE}")
         weights = [*fitted["fast"].items(), *fitted["encoder"].items(), ("shift", fitted["shift"])]
         _numbers(file, f"calibration, {depth}", weights)
-    _numbers(file, "fast_floor", config["fast_floor"].items())
-    _numbers(file, "", [(name, config.get(name)) for name in ("audit", "hit_floor")])
+    _shares(file, "fast_floor", config["fast_floor"].items())
+    _shares(file, "", [(name, config.get(name)) for name in ("audit", "hit_floor")])
+    sources = config.get("training_sources", [])
+    if not isinstance(sources, list) or not all(isinstance(one, str) for one in sources):
+        raise DamagedModel(f"{file} garbles training_sources: {_RESTORE}")
     _numbers(file, "encoder", [("dimensions", config["encoder"].get("dimensions"))])
 
 
@@ -40,7 +43,9 @@ def require_thresholds(file: Path, thresholds: dict[str, Any], depths: Iterable[
             raise DamagedModel(f"{file} has no default threshold of depth {depth}: {_RESTORE}")
         for name, told in named.items():
             given = told if isinstance(told, dict) else {}
-            _numbers(file, f"{depth}, {name}", [("threshold", given.get("threshold"))])
+            _shares(file, f"{depth}, {name}", [("threshold", given.get("threshold"))])
+            if not given["threshold"]:  # it would flag what the tiers refuse, whose score is 0
+                raise DamagedModel(f"{file}: {depth}, {name}, threshold is 0: {_RESTORE}")
 
 
 def tensors(file: Path, raw: bytes) -> dict[str, Any]:
@@ -59,5 +64,20 @@ def tensors(file: Path, raw: bytes) -> dict[str, Any]:
 
 def _numbers(file: Path, where: str, given: Iterable[tuple[str, Any]]) -> None:
     for name, value in given:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not _finite(value):
             raise DamagedModel(f"{file}: {where + ', ' if where else ''}{name} is no finite number: {_RESTORE}")
+
+
+def _shares(file: Path, where: str, given: Iterable[tuple[str, Any]]) -> None:
+    told = list(given)
+    _numbers(file, where, told)
+    for name, value in told:
+        if not 0 <= value <= 1:
+            raise DamagedModel(f"{file}: {where + ', ' if where else ''}{name} is not between 0 and 1: {_RESTORE}")
+
+
+def _finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # JSON's whole numbers know no end
+        return False

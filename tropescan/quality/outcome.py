@@ -41,9 +41,12 @@ class Outcome:
                 "the thresholds and the gate's terms were fitted to or chosen on them: what rests on those is hopeful."
             )
         if scanned:
-            known = f"{one.known:,} of them are of sources it was trained on, and figures on those flatter it"
-            new = "none of them is of a source it was trained on"
-            lines.append(f"{scanned:,} of the {n:,} are scored by the model itself: {known if one.known else new}.")
+            known = "which sources it was trained on it does not say"
+            if one.known:
+                known = f"{one.known:,} of them are of sources it was trained on, and figures on those flatter it"
+            elif one.known == 0:
+                known = "none of them is of a source of a name that it was trained on, nor of a text that its out-of-source scores list"
+            lines.append(f"{scanned:,} of the {n:,} are scored by the model itself: {known}.")
         return " ".join(lines)
 
     def as_dict(self) -> dict[str, Any]:

@@ -83,7 +83,7 @@ def _lines(r: Report) -> dict[str, str]:
         **{f"recall at precision {p}": spell(e) for p, e in r.recall_at_precision.items()},
         "Brier": spell(r.brier),
         "expected calibration error": spell(r.calibration_error),
-        "that of a perfectly calibrated score on as many": spell(r.chance_calibration_error),
+        "that of a perfectly calibrated score on as many (95 % of draws)": spell(r.chance_calibration_error),
     }
     if r.frame_accuracy:
         lines["frame accuracy on positives"] = spell(r.frame_accuracy)

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from tropescan.detector import OUTPUTS
 from tropescan.errors import DamagedModel
 from tropescan.persistence import Model
 
 
 def require_whole(model: Model) -> None:
-    """Tells an encoder tier that lacks a tensor or has one of another shape: no default may stand for it; and a calibration of other outputs.
+    """Tells a tier that lacks a tensor or has one of another shape or kind: no default may stand for it; and outputs that are others or in another order.
 
     Raises DamagedModel.
     """
+    if model.config["outputs"] != list(OUTPUTS):
+        raise DamagedModel(
+            f"{model.folder / 'config.json'}: outputs are not those of this tropescan, in their order: restore the folder, or train it again"
+        )
+    _require_fast(model)
     for depth, calibration in model.config["calibration"].items():
         unknown = {*calibration["fast"], *calibration["encoder"]} - set(OUTPUTS)
         if unknown:
@@ -39,4 +46,15 @@ def require_whole(model: Model) -> None:
         raise DamagedModel(
             f"{file} holds {len(layers)} tuned layers, not {reference.get('tuned_layers', 0)} as config.json says: "
             "restore the folder, or train it again"
+        )
+
+
+def _require_fast(model: Model) -> None:
+    kinds = {"keys": "u", "anchors": "u", "idf": "f", "weights": "f", "bias": "f"}
+    wrong = [name for name, kind in kinds.items() if name in model.fast and model.fast[name].dtype.kind != kind]
+    if model.fast.get("weights", np.zeros((0, 0))).shape[-1:] != (len(OUTPUTS),):
+        wrong.append("weights")
+    if wrong:
+        raise DamagedModel(
+            f"{model.folder / 'fast.safetensors'} lacks or garbles {', '.join(wrong)}: restore the folder, or train it again"
         )
