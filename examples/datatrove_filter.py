@@ -4,7 +4,7 @@
 
 Every column of the input keeps its name, type and values; the scores are added. `out/kept` and `out/dropped` together hold the documents of the input
 (datatrove's readers pass over documents without text), `filter_reason` in `out/dropped` tells the frame. A shard without a column that another has
-gets nulls in it; shards whose columns of one name differ in type are refused.
+gets nulls in it; shards whose columns of one name differ in type are refused. Scores and reasons of an earlier run in the input are replaced.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from datatrove.pipeline.writers import ParquetWriter
 
 from tropescan.runners.datatrove import TropescanFilter, fields
 
+REASON = "filter_reason"  # datatrove's name for it
+
 
 def schema(shards: list[Path]) -> pa.Schema:
     """The columns of all shards, and the scores: without it, ParquetWriter would take the types from the first document, where scores are None."""
@@ -29,7 +31,7 @@ def schema(shards: list[Path]) -> pa.Schema:
         given = pa.unify_schemas([pq.read_schema(shard).remove_metadata() for shard in shards])
     except pa.ArrowException as error:
         raise SystemExit(f"the shards' columns do not go together: {error}") from None
-    return pa.schema([*[f for f in given if f.name not in fields().names], *fields()])
+    return pa.schema([*[f for f in given if f.name not in (*fields().names, REASON)], *fields()])
 
 
 def document(_reader: ParquetReader, row: dict[str, Any], path: str, number: int | str) -> dict[str, Any]:
@@ -49,7 +51,7 @@ def pipeline(source: Path, out: Path, threshold: str, depth: str) -> list[object
     if not shards:
         raise SystemExit(f"no Parquet shard under {source}")
     columns = schema(shards)
-    reason = columns.append(pa.field("filter_reason", pa.string()))
+    reason = columns.append(pa.field(REASON, pa.string()))
     return [
         ParquetReader(str(source), glob_pattern="**/*.parquet", adapter=document),
         TropescanFilter(

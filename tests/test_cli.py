@@ -341,3 +341,14 @@ def test_control_characters_of_a_corpus_do_not_reach_the_terminal(tmp_path: Path
     assert tropescan("scan", tmp_path, "--db", tmp_path / "x.duckdb", "--depth", "fast").returncode == 0
     shown = tropescan("passages", "--db", tmp_path / "x.duckdb", "--threshold", "0.01").stdout
     assert "\x1b" not in shown and re.search(r"\[31mred \[bold\]not", shown.replace("\n", ""))
+
+
+def test_a_document_of_two_scans_is_one(db: Path, tmp_path: Path, tropescan: Run) -> None:
+    shutil.copy(db, tmp_path / "x.duckdb")
+    with duckdb.connect(str(tmp_path / "x.duckdb")) as c:
+        # as a scan at another depth notes a file that was touched meanwhile
+        c.execute("INSERT INTO files SELECT * REPLACE ('other' AS model, 'earlier' AS tag) FROM files")
+        c.execute("INSERT INTO documents SELECT * REPLACE ('other' AS model) FROM documents")
+    for name in ("a-2", "a.parquet:2"):
+        done = tropescan("explain", "--db", tmp_path / "x.duckdb", "--depth", "fast", "--json", "--doc", name)
+        assert done.returncode == 0 and json.loads(done.stdout)["score"] > 0.5, done.stderr

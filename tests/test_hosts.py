@@ -20,8 +20,11 @@ import pytest
 
 import tropescan as package
 from tests.conftest import EVIL, PLAIN, ROOT, contents, latin_1_column, python, sample_documents, write_shard
+from tropescan import persistence
 from tropescan.errors import InputError, MissingExtra, ModelError
+from tropescan.runners import score_parts
 from tropescan.runners.portable import PREFIX, PortableScanner
+from tropescan.shards import Columns, find
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 Scores = list[tuple[Any, ...]]
@@ -141,6 +144,26 @@ def test_datasets_in_processes_and_from_its_cache(documents: list[str]) -> None:
         Annotate(depth="fast", text_column="body")({"text": documents})
 
 
+@needs("datasets")
+@pytest.mark.parametrize("form", [None, "pandas", "arrow"])
+def test_datasets_by_split_with_nulls_and_empty(form: str | None) -> None:
+    import datasets
+
+    from tropescan.runners.datasets import annotate
+
+    some = datasets.Dataset.from_dict({"text": [EVIL, None], "n": [1, None]})
+    by_split = datasets.DatasetDict(some=some.with_format(form), none=some.select([]).with_format(form))
+    found = annotate(by_split, depth="fast")
+    assert found["none"].format["type"] == found["some"].format["type"] == form
+    assert found["none"].features == found["some"].features and len(found["none"]) == 0
+    given = found["some"].with_format(None)
+    assert (given["text"][:], given["n"][:]) == ([EVIL, None], [1, None])
+    wanted = package.scan_texts([EVIL, None], depth="fast").select(COLUMNS).to_pylist()
+    assert rows(list(given)) == rows(wanted, "")
+    with pytest.raises(InputError, match="annotate takes a Dataset"):
+        annotate([EVIL])
+
+
 @needs("datatrove")
 def test_datatrove_annotates(shard: Path, documents: list[str], expected: Scores) -> None:
     from datatrove.pipeline.readers import ParquetReader
@@ -222,6 +245,16 @@ def test_the_datatrove_example_on_two_workers(tmp_path: Path, documents: list[st
     assert min(dropped["tropescan_score"].to_pylist()) >= floor
     assert max(s for s in kept["tropescan_score"].to_pylist() if s is not None) < floor
     assert kept.column_names[:4] == ["text", "id", "metadata", "url"] and "filter_reason" in dropped.column_names
+    command = [sys.executable, ROOT / "examples" / "datatrove_filter.py", tmp_path / "out" / "dropped", tmp_path / "2"]
+    again = subprocess.run(
+        [*map(str, command), "--depth", "fast", "--tasks", "1", "--workers", "1"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert again.returncode == 0, again.stderr[-2000:]
+    twice = pa.concat_tables(map(pq.read_table, (tmp_path / "2" / "dropped").glob("*.parquet")))
+    assert twice.schema.equals(dropped.schema) and twice.sort_by("text").equals(dropped.sort_by("text"))
 
 
 @pytest.fixture(scope="module")
@@ -295,6 +328,45 @@ def test_a_scan_on_ray_that_was_killed_ends_with_the_tables_of_a_local_one(tmp_p
     assert not handed_over.exists()
 
 
+@needs("ray")
+def test_a_second_scan_on_ray_leaves_the_first_its_folder(tmp_path: Path, tropescan: Run) -> None:
+    done, shard, db = write_shard(tmp_path / "done.parquet", [PLAIN]), tmp_path / "a.parquet", tmp_path / "x.duckdb"
+    write_shard(shard, [EVIL] * 3)
+    fast = ("--db", str(db), "--depth", "fast", "--workers", "1", "--json")
+    assert tropescan("scan", done, *fast).returncode == 0
+    command = [sys.executable, "-m", "tropescan", "scan", str(shard), *fast, "--engine", "ray"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as scan:
+        parts, deadline = tmp_path / "x.duckdb.parts", time.monotonic() + 60
+        while time.monotonic() < deadline and not parts.exists():
+            time.sleep(0.01)
+        second = tropescan("scan", done, *fast, "--engine", "ray")
+        assert second.returncode == 0 and json.loads(second.stdout)["done_before"] == 1
+        assert parts.exists() or scan.poll() is not None  # Ray takes longer to start, mostly
+        out, err = scan.communicate(timeout=200)
+    assert scan.returncode == 0 and json.loads(out)["scanned"] == 1, err
+    assert not parts.exists()
+
+
+@needs("ray")
+def test_a_ray_worker_keeps_what_is_worth_more(tmp_path: Path) -> None:
+    from tropescan.runners.ray.worker import Worker
+
+    (file,) = find([str(write_shard(tmp_path / "a.parquet", [EVIL] * 20))])
+    (tmp_path / "parts").mkdir()
+    told = score_parts.described(persistence.load("evil-ai"), "fast")
+    setup: dict[str, Any] = {"model": "evil-ai", "told": told, "depth": "fast", "audit": 0.0}
+    setup |= {"device": "cpu", "backend": "auto", "columns": vars(Columns()), "parts": str(tmp_path / "parts")}
+    for limit in None, 3:
+        worker = Worker(setup | {"limit": limit})
+        assert worker.ready() == {"say": "ready"}
+        plan = worker.do({"do": "plan", "file": vars(file)})
+        if limit is None:
+            (tmp_path / "parts").rmdir()  # as another run would that made it
+        order = {"do": "scan", "file": vars(file), "shard": plan["shard"], "unit": plan["units"][0], "plan": plan}
+        part = score_parts.read(tmp_path / "parts" / worker.do(order)["name"])[1]
+        assert (part.status, part.counters["rows"], len(part.documents)) == ("done", 20, 20)
+
+
 def test_importing_tropescan_costs_nothing() -> None:
     done = python(
         "import tropescan, sys; print(tropescan.__version__, {'pyarrow', 'numpy', 'duckdb'} & set(sys.modules))"
@@ -308,11 +380,18 @@ def test_the_plain_function_on_odd_input() -> None:
     found = package.scan_texts(["", None, EVIL, "a \ud800 b"], depth="fast")
     assert found["null_text"].to_pylist() == [False, True, False, False] and found["characters"].to_pylist()[3] == 5
     assert found["score"].null_count == 3 and len(package.scan_texts([], depth="fast")) == 0
-    for wrong in (EVIL, [1, 2]):
+    for wrong in (EVIL, [1, 2], ["\ud800", 1]):
         with pytest.raises(InputError):
             package.scan_texts(wrong, depth="fast")  # type: ignore[arg-type]
     with pytest.raises(ModelError, match="no model 'nobody'"):
         package.scan_texts([EVIL], model="nobody")
+
+
+def test_the_plain_function_on_a_series() -> None:
+    pandas = pytest.importorskip("pandas")
+    series = pandas.Series([EVIL, None, float("nan"), pandas.NA], dtype=object)
+    for given in (series, series.astype("string"), series.astype("category")):
+        assert package.scan_texts(given, depth="fast")["null_text"].to_pylist() == [False, True, True, True]
 
 
 @pytest.mark.parametrize("host", ["datatrove", "ray", "datasets"])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import json
+import os
 import random
 import shutil
 import signal
@@ -16,6 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import duckdb
+import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -188,6 +192,82 @@ def test_what_a_path_held_before_it_became_a_copy_goes(tmp_path: Path, tropescan
     assert held(store) == [("a.parquet", "done", 5), ("b.parquet", "done", 2)]
 
 
+def test_a_copy_of_a_shard_that_is_not_whole_costs_it_nothing(tmp_path: Path, tropescan: Run) -> None:
+    shards, parts, direct = tmp_path / "in", tmp_path / "p", tmp_path / "direct.duckdb"
+    shards.mkdir()
+    lines = b"".join(orjson.dumps({"text": f"{i} {EVIL}"}) + b"\n" for i in range(200))
+    (shards / "a.jsonl").write_bytes(lines)
+    (shards / "c.jsonl.gz").write_bytes(gzip.compress(lines, 0)[: len(lines) // 2])
+    (shards / "b.jsonl").write_bytes(orjson.dumps({"text": PLAIN}))
+    (shards / "d.jsonl.gz").write_bytes(gzip.compress(orjson.dumps({"text": EVIL})))
+    scan = (shards, *FAST, "--limit", "150")
+    assert tropescan("scan", "--parts", parts, *scan).returncode == 22
+    shutil.copy(shards / "a.jsonl", shards / "b.jsonl")
+    shutil.copy(shards / "c.jsonl.gz", shards / "d.jsonl.gz")
+    for _ in range(2):
+        again = json.loads(tropescan("scan", "--parts", parts, *scan).stdout)
+        assert again["documents"] == 0 and len(again["duplicates"]) == 2
+    assert tropescan("scan", "--db", direct, *scan).returncode == 22
+    store = Store(tmp_path / "x.duckdb")
+    for committed in 2, 0:
+        assert ingest(parts, store).committed == committed
+        (limited, failed) = held(store)
+        assert limited == ("a.jsonl", "partial", 150) and failed[1] == "failed" and failed[2] > 50
+        assert contents(store.path) == contents(direct)
+
+
+def test_a_copy_is_told_in_a_folder_that_never_saw_what_its_path_held(tmp_path: Path, tropescan: Run) -> None:
+    shards, old, new, store = tmp_path / "in", tmp_path / "old", tmp_path / "new", Store(tmp_path / "x.duckdb")
+    shards.mkdir()
+    a, b = write_shard(shards / "a.parquet", [EVIL] * 2), write_shard(shards / "b.parquet", [PLAIN] * 3)
+    assert tropescan("scan", shards, "--parts", old, *FAST).returncode == 0
+    ingest(old, store)
+    shutil.copy(a, b)
+    assert tropescan("scan", shards, "--parts", new, *FAST).returncode == 0
+    for _ in range(2):
+        ingest(new, store)
+        assert held(store) == [("a.parquet", "done", 2)]
+        ingest(
+            old, store
+        )  # the database does not keep what it was told of copies: the newest folder counts if it comes last
+    ingest(new, store)
+    assert held(store) == [("a.parquet", "done", 2)]
+    shutil.copytree(old, new, dirs_exist_ok=True)
+    told = ingest(new, store)
+    assert (told.committed, told.superseded) == (0, 1) and held(store) == [("a.parquet", "done", 2)]
+
+
+def test_a_copy_that_an_older_tropescan_told_of_costs_nothing(tmp_path: Path) -> None:
+    folder = synthetic(tmp_path / "parts", [("a.parquet", f"{0:032}", 0, "limited", 1)])
+    (part,) = folder.iterdir()
+    table = pq.read_table(part)
+    head = orjson.loads(table.schema.metadata[b"tropescan"])
+    head |= {"at": "2026-01-01T00:00:02", "part": head["part"] | {"counters": dict.fromkeys(COUNTERS, 0)}}
+    head["file"]["path"] = "b.parquet"
+    del head["elsewhere"]
+    raw = orjson.dumps(head)
+    told = {b"tropescan": raw, b"tropescan_sha256": hashlib.sha256(raw).hexdigest().encode()}
+    pq.write_table(table.slice(0, 0).replace_schema_metadata(told), folder / f"{0:016}-{0:032}-00000.parquet")
+    store = Store(tmp_path / "x.duckdb")
+    for _ in range(2):
+        ingest(folder, store)
+        assert held(store) == [("a.parquet", "partial", 5)] and store.rows("SELECT rows FROM units") == [{"rows": 5}]
+
+
+def test_a_moved_shard_counts_where_it_is_now(tmp_path: Path, tropescan: Run) -> None:
+    shards, parts, db = tmp_path / "in", tmp_path / "p", tmp_path / "x.duckdb"
+    shards.mkdir()
+    a = write_shard(shards / "a.parquet", [EVIL] * 3)
+    for _ in range(2):
+        assert tropescan("scan", shards, "--parts", parts, *FAST).returncode == 0
+        ingest(parts, Store(db))
+        if a.exists():
+            a.rename(shards / "b.parquet")
+    ingest(parts, Store(db))
+    assert held(Store(db)) == [("b.parquet", "done", 3)]
+    assert tropescan("passages", "--db", db).returncode == 0
+
+
 def test_of_copies_the_path_that_comes_first_counts(tmp_path: Path, tropescan: Run) -> None:
     shards, parts, direct = tmp_path / "in", tmp_path / "p", tmp_path / "direct.duckdb"
     shards.mkdir()
@@ -225,6 +305,31 @@ def test_a_moved_shard_has_parts_of_its_own(tmp_path: Path, tropescan: Run) -> N
     assert held(store) == [("a.parquet", "done", 3), ("z.parquet", "done", 4)]
 
 
+def test_the_audit_share_of_units_that_differ_is_null(tmp_path: Path) -> None:
+    shard, folders = f"{0:032}", [tmp_path / "both", tmp_path / "first", tmp_path / "second"]
+    for unit, audit, alone in ((0, 0.01, folders[1]), (1, 0.02, folders[2])):
+        for folder in folders[0], alone:
+            synthetic(folder, [("a.parquet", shard, unit, "done", unit)], audit)
+    for name, some in (("once", folders[:1]), ("twice", folders[1:])):
+        store = Store(tmp_path / f"{name}.duckdb")
+        for folder in some:
+            ingest(folder, store)
+        assert store.rows("SELECT audit, units_done FROM shards") == [{"audit": None, "units_done": 2}], name
+
+
+def test_what_killed_writers_left_goes_once_it_is_old(tmp_path: Path, tropescan: Run) -> None:
+    shard, parts = write_shard(tmp_path / "a.parquet", [PLAIN]), tmp_path / "p"
+    assert tropescan("scan", shard, "--parts", parts, *FAST).returncode == 0
+    (part,) = names(parts)
+    old, new, other = parts / f".{part}.01", parts / f".{part}.23", parts / f".{'0' * 16}-failed.parquet.01"
+    for left in old, new, other:
+        left.write_bytes(b"PAR1")
+        if left is not new:
+            os.utime(left, (time.time() - 7200,) * 2)
+    assert tropescan("scan", shard, "--parts", parts, *FAST).returncode == 0
+    assert not old.exists() and new.exists() and other.exists() and names(parts) == [part]
+
+
 def test_a_part_is_a_parquet_file_for_everybody(parts: Path) -> None:
     tables = [pq.read_table(parts / n) for n in names(parts)]
     assert all(t.column_names == [*DOCUMENTS.names, "hits"] for t in tables)
@@ -247,6 +352,38 @@ def test_damaged_parts_are_told_and_the_others_committed(parts: Path, tmp_path: 
     assert "6 committed now" in done.stdout and "3 damaged" in done.stdout
     shutil.copytree(parts, folder, dirs_exist_ok=True)
     assert ingest(folder, Store(tmp_path / "x.duckdb")).committed == 3
+
+
+def test_parts_that_cannot_be_read_are_not_called_damaged(tmp_path: Path, tropescan: Run) -> None:
+    folder = synthetic(tmp_path / "parts", [(f"{i}.parquet", f"{i:032}", 0, "done", i) for i in range(2)])
+    memory = folder / "x-memory.parquet"
+    memory.symlink_to("/proc/self/mem")  # whose reading fails, for root too
+    done = tropescan("ingest", folder, "--db", tmp_path / "x.duckdb")
+    assert done.returncode == PartError.code and "2 committed now" in done.stdout
+    assert "0 damaged, 1 could not be read" in done.stdout
+    assert len(done.stderr.splitlines()) == 1 and f"{memory} cannot be read: " in done.stderr
+    assert "remove it" not in done.stderr
+
+
+def test_a_part_that_a_scan_takes_away_meanwhile_is_passed_over(tmp_path: Path) -> None:
+    folder = synthetic(tmp_path / "parts", [(f"{i}.parquet", f"{i:032}", 0, "done", i) for i in range(3)])
+    first, *_, last = names(folder)
+    (folder / first).write_bytes(b"PAR1")
+    told = ingest(folder, Store(tmp_path / "x.duckdb"), lambda line: (folder / last).unlink())
+    assert (told.parts, told.committed, len(told.damaged), told.unreadable) == (2, 1, 1, {})
+
+
+def test_a_folder_whose_name_is_no_utf8(tmp_path: Path, tropescan: Run) -> None:
+    shard, parts = write_shard(tmp_path / "a.parquet", [EVIL]), tmp_path / os.fsdecode(b"p\xe9x")
+    assert tropescan("scan", shard, "--parts", parts, *FAST).returncode == 0
+    assert json.loads(tropescan("scan", shard, "--parts", parts, *FAST).stdout)["done_before"] == 1
+    (part,) = names(parts)
+    shutil.copy(parts / part, parts / "half.parquet")
+    os.truncate(parts / "half.parquet", 50)
+    done = tropescan("ingest", parts, "--db", tmp_path / "x.duckdb", "--json")
+    told = json.loads(done.stdout)
+    assert done.returncode == 44 and told["committed"] == 1, done.stderr
+    assert list(told["damaged"]) == [f"{tmp_path}/p\\udce9x/half.parquet"]
 
 
 def test_a_changed_byte_is_told_or_changes_nothing(parts: Path, tmp_path: Path) -> None:
@@ -282,7 +419,22 @@ def test_what_cannot_be_ingested(tmp_path: Path, tropescan: Run) -> None:
     assert done.returncode == 40 and len(done.stderr.splitlines()) == 1, done.stderr
 
 
-def synthetic(folder: Path, wanted: list[tuple[str, str, int, str, int]]) -> Path:
+def test_parts_do_not_lie_among_the_shards(tmp_path: Path, tropescan: Run) -> None:
+    corpus = tmp_path / "in"
+    corpus.mkdir()
+    write_shard(corpus / "a.parquet", [EVIL])
+    (tmp_path / "link").symlink_to(corpus)
+    for parts in (corpus, corpus / "parts", tmp_path / "link" / "deep" / "parts"):
+        done = tropescan("scan", corpus, "--parts", parts, *FAST)
+        assert done.returncode == 2 and "give a folder outside" in done.stderr and len(done.stderr.splitlines()) == 1
+    assert [p.name for p in corpus.iterdir()] == ["a.parquet"]
+    for parts, again in ((corpus / "_parts", 0), (corpus / "parts", 2)):
+        scan = ("scan", f"{corpus}/**/*.parquet", "--parts", parts, *FAST)
+        assert tropescan(*scan).returncode == 0 and tropescan(*scan).returncode == again
+        assert len(names(parts)) == 1
+
+
+def synthetic(folder: Path, wanted: list[tuple[str, str, int, str, int]], audit: float = 0.0) -> Path:
     """Parts made by hand: path, shard, unit (-1: the shard could not be planned), status, seconds after midnight."""
     folder.mkdir(exist_ok=True)
     model = {"model": "m-fast", "name": "m", "fingerprint": "f", "depth": "fast", "hit_floor": 0.1}
@@ -291,7 +443,7 @@ def synthetic(folder: Path, wanted: list[tuple[str, str, int, str, int]]) -> Pat
         thresholds = {"default": {"threshold": seconds / 1000}}
         plan = Plan(30, tuple(Unit(i, i * 10, 10, (i, i + 1)) for i in range(3))) if unit >= 0 else None
         error = None if plan else ("NotAShard", "no shard")
-        entry = Entry(shard if plan else f"!{path}", "m-fast", File(path, 100, shard[-3:]), plan, 0.0, error)
+        entry = Entry(shard if plan else f"!{path}", "m-fast", File(path, 100, shard[-3:]), plan, audit, error)
         there = plan.units[unit] if plan else None
         _write(folder, model | {"thresholds": thresholds}, entry, there, _part(unit, status, seconds), at)
     return folder

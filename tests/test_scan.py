@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import gzip
 import http.server
 import json
 import os
@@ -219,6 +220,35 @@ def test_a_folder_that_cannot_be_listed_is_told_and_counts_as_failed(tmp_path: P
     assert json.loads(tropescan("scan", corpus, "--db", db, *FAST, "--json").stdout)["failed"] == {}
 
 
+def test_a_folder_that_cannot_be_listed_may_have_any_name(tmp_path: Path, tropescan: Run) -> None:
+    write_shard(tmp_path / "a.parquet", [EVIL])
+    secret = os.fsencode(tmp_path) + b"/caf\xe9"
+    os.mkdir(secret, 0)
+    done = tropescan("scan", tmp_path, "--db", tmp_path / "x.duckdb", *FAST, "--json", preexec_fn=bound_by_permissions)
+    os.chmod(secret, 0o700)
+    assert done.returncode == 23 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert json.loads(done.stdout)["failed"] == {f"{tmp_path}/caf\\udce9": "UnreadableShard"}
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_scan_that_nobody_reads_goes_on_and_keeps_its_exit_code(tmp_path: Path, stream: str) -> None:
+    corpus, db = tmp_path / "in", tmp_path / "x.duckdb"
+    corpus.mkdir()
+    (corpus / "0.parquet").write_text("words")  # a warning, before the others are scanned
+    for i in range(1, 7):
+        write_shard(corpus / f"{i}.parquet", [f"{i} {EVIL}"])
+    end, gone = os.pipe()
+    os.close(end)
+    command = [sys.executable, "-m", "tropescan", "scan", corpus, "--db", db, "--depth", "fast", "--workers", "1"]
+    streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | {stream: gone}
+    done = subprocess.run(command, **streams, text=True, timeout=120)
+    os.close(gone)
+    assert done.returncode == 21 and "Traceback" not in f"{done.stdout}{done.stderr}"
+    assert select(db, "SELECT status, count(*) FROM shards GROUP BY ALL ORDER BY 1") == [("done", 6), ("failed", 1)]
+    refused = subprocess.run([*command, "--limit", "-1"], **(streams | {stream: subprocess.DEVNULL}), timeout=60)
+    assert refused.returncode == 2
+
+
 def test_a_pipe_is_no_shard_and_nobody_waits_for_it(tmp_path: Path, tropescan: Run) -> None:
     db, corpus = tmp_path / "x.duckdb", tmp_path / "in"
     corpus.mkdir()
@@ -377,16 +407,94 @@ def test_a_shard_that_becomes_a_copy_of_another_loses_its_scores(tmp_path: Path,
     assert select(db, "SELECT count(DISTINCT shard) FROM documents") == [(1,)]
 
 
-def test_a_moved_shard_outlives_what_lies_at_its_old_path(tmp_path: Path, tropescan: Run) -> None:
+@pytest.mark.parametrize("names", ["ab", "cb"])
+def test_a_moved_shard_outlives_what_lies_at_its_old_path(tmp_path: Path, tropescan: Run, names: str) -> None:
     shards, db = tmp_path / "in", tmp_path / "x.duckdb"
     shards.mkdir()
-    old, new = write_shard(shards / "a.parquet", [EVIL, PLAIN]), shards / "b.parquet"
+    old, new = (shards / f"{name}.parquet" for name in names)
+    write_shard(old, [EVIL, PLAIN])
     assert tropescan("scan", shards, "--db", db, "--depth", "fast").returncode == 0
     old.rename(new)
     old.write_bytes(new.read_bytes()[:200])
     for _ in range(2):  # one worker plans them in the order of their names
         assert tropescan("scan", shards, "--db", db, "--depth", "fast", "--workers", "1").returncode == 22
-        assert prevalence(db) == [("a.parquet", "failed", 0), ("b.parquet", "done", 2)]
+        assert sorted(prevalence(db)) == sorted([(old.name, "failed", 0), (new.name, "done", 2)])
+
+
+def stored(into: Path) -> tuple[int, list[str]]:
+    """The documents in a database, or in score parts, and what these are called."""
+    if not into.is_dir():
+        return select(into, "SELECT count(*) FROM documents")[0][0], []
+    return sum(pq.read_table(part).num_rows for part in into.iterdir()), sorted(p.name for p in into.iterdir())
+
+
+@pytest.mark.parametrize("into", ["--db", "--parts"])
+def test_a_shard_that_cannot_be_planned_keeps_its_scores(tmp_path: Path, tropescan: Run, into: str) -> None:
+    mount, corpus, to = tmp_path / "mount", tmp_path / "in", tmp_path / "x"
+    mount.mkdir()
+    corpus.mkdir()
+    shard = write_shard(mount / "a.parquet", [EVIL, PLAIN, f"{EVIL} 2"])
+    (corpus / "a.parquet").symlink_to(shard)
+    scan = ("scan", corpus, into, to, *FAST, "--json")
+    assert tropescan(*scan).returncode == 0
+    before = stored(to)
+    assert before[0] == 2
+    mount.rename(tmp_path / "away")
+    for _ in range(2):
+        gone = tropescan(*scan)
+        assert gone.returncode == 23 and stored(to) == before and "what is stored of it stays" in gone.stderr
+        assert json.loads(gone.stdout)["failed"] == {str(corpus / "a.parquet"): "UnreadableShard"}
+    (tmp_path / "away").rename(mount)
+    os.utime(shard, (1, 1))
+    assert tropescan(*scan, "--text-column", "txet").returncode == 24 and stored(to) == before
+    again = json.loads(tropescan(*scan).stdout)
+    assert (again["done_before"], again["documents"], again["failed"]) == (1, 0, {}) and stored(to) == before
+    shard.write_bytes(b"words, for a while")
+    assert tropescan(*scan).returncode == 21 and stored(to) == before
+    write_shard(shard, [EVIL])
+    assert json.loads(tropescan(*scan).stdout)["documents"] == 1 and stored(to)[0] == 1
+
+
+@pytest.mark.parametrize("into", ["--db", "--parts"])
+def test_a_limit_takes_nothing_from_what_was_read_before_a_failure(tmp_path: Path, tropescan: Run, into: str) -> None:
+    shard, to = tmp_path / "a.jsonl.gz", tmp_path / "x"
+    lines = "".join(json.dumps({"text": f"{n} {EVIL}"}) + "\n" for n in range(60_000))
+    whole = gzip.compress(lines.encode(), 1)
+    shard.write_bytes(whole[:-50_000])
+    scan = ("scan", shard, into, to, *FAST, "--json")
+    assert tropescan(*scan).returncode == 22
+    before = stored(to)
+    assert before[0] > 1000
+    assert tropescan(*scan, "--retry-failed", "--limit", 10).returncode == 0
+    assert stored(to) == before
+    again = tropescan(*scan)
+    assert again.returncode == 22 and json.loads(again.stdout)["failed_before"] == 1
+
+
+def test_of_two_copies_the_first_counts_whichever_worker_is_faster(tmp_path: Path, tropescan: Run) -> None:
+    for name in ("a", "b"):
+        write_shard(tmp_path / f"{name}.parquet", [EVIL, PLAIN])
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None: ...
+        def end_headers(self) -> None:
+            self.send_header("ETag", "the same")
+            super().end_headers()
+
+        def do_GET(self) -> None:
+            time.sleep("a.parquet" in self.path)
+            super().do_GET()
+
+    # ids are as long in both: so are the files
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Handler, directory=str(tmp_path))
+    ) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        a, b = (f"http://127.0.0.1:{server.server_port}/{name}.parquet" for name in ("a", "b"))
+        done = tropescan("scan", b, a, "--db", tmp_path / "x.duckdb", *FAST, "--json")
+        server.shutdown()
+    assert done.returncode == 0 and json.loads(done.stdout)["duplicates"] == {b: a}, done.stderr
+    assert select(tmp_path / "x.duckdb", "SELECT path, status, documents FROM shards") == [(a, "done", 2)]
 
 
 def test_the_audit_share_is_that_of_the_scan_not_of_a_later_look(tmp_path: Path, tropescan: Run) -> None:
@@ -435,6 +543,8 @@ def test_a_unit_that_failed_costs_no_other_that_is_still_to_come(tmp_path: Path,
     scan = ("scan", shard, into, tmp_path / "x", "--depth", "fast", "--workers", "1", "--json")
     limited = tropescan(*scan, "--limit", 1)  # as if it had been stopped before the other unit
     assert limited.returncode == 22 and json.loads(limited.stdout)["documents"] == 0
+    for documents in (1, 0):  # the limit is of the shard, whose other unit begins at row 34
+        assert json.loads(tropescan(*scan, "--limit", 35).stdout)["documents"] == documents
     whole = tropescan(*scan)
     assert whole.returncode == 22 and json.loads(whole.stdout)["documents"] == 2, whole.stderr
     assert json.loads(whole.stdout)["failed"] == {str(shard): "DamagedShard"} and whole.stderr == ""
@@ -590,3 +700,7 @@ def test_progress_is_plain_lines_without_a_terminal(tmp_path: Path, tropescan: R
     done = tropescan("scan", tmp_path, "--db", tmp_path / "x.duckdb", "--depth", "fast", "--workers", "1")
     lines = [line for line in done.stderr.splitlines() if "shards" in line]
     assert lines and "flagged" in lines[0] and "left" in lines[0] and "\x1b" not in done.stderr
+    (tmp_path / "a.jsonl").write_text("words")
+    forced = os.environ | {"FORCE_COLOR": "1", "TTY_COMPATIBLE": "1"}
+    done = tropescan("scan", tmp_path, "--db", tmp_path / "x.duckdb", *FAST, env=forced)
+    assert (done.returncode, done.stderr) == (0, "")

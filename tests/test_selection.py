@@ -216,6 +216,36 @@ def test_an_audit_decides_nothing(tmp_path: Path, tropescan: Run) -> None:
     assert table(tmp_path / "w" / "a.parquet.weights.parquet")["weight"].to_pylist() == [0, 7, 0, 7]
 
 
+@pytest.mark.parametrize("kind", [pa.int64(), None])
+def test_weights_of_a_shard_without_rows(
+    corpus: tuple[Path, Store], tmp_path: Path, kind: pa.DataType | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = corpus[0]
+    empty = {"text": pa.array([], pa.string())} | ({"id": pa.array([], kind)} if kind else {})
+    pq.write_table(pa.table(empty), folder / "empty.parquet")
+    store = stored(folder, tmp_path / "y.duckdb", {"a.parquet": {1: {"score": 0.9}}})
+    how = ["weights", str(folder), "--db", str(store.path), "--rule", "score", "--out", str(tmp_path / "w")]
+    assert main(how) == 0, capsys.readouterr().err
+    written = table(tmp_path / "w" / "empty.parquet.weights.parquet")
+    assert written.column_names == ["id", "row", "weight"] and not len(written)
+    assert written.schema.metadata[b"tropescan_rule"] == b"score"
+    assert table(tmp_path / "w" / "a.parquet.weights.parquet")["weight"].to_pylist() == [1, 0.9, 1, 1, 1, 1, 1]
+
+
+def test_what_nobody_foresaw_costs_its_shard_alone(
+    corpus: tuple[Path, Store], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = corpus[0]
+    twice = pa.table([pa.array(["d-0"]), pa.array(["one."]), pa.array(["other"])], ["id", "text", "id"])
+    pq.write_table(twice, folder / "0.parquet")
+    store = stored(folder, tmp_path / "y.duckdb", {"a.parquet": {1: {"score": 0.9}}})
+    how = ["weights", str(folder), "--db", str(store.path), "--rule", "score", "--out", str(tmp_path / "w")]
+    assert main([*how, "--workers", "1"]) == 20
+    told = capsys.readouterr().err
+    assert "0.parquet: KeyError while selecting: " in told and told.count("0.parquet") == told.count("\n") == 1
+    assert sorted(p.name[0] for p in (tmp_path / "w").glob("*.parquet")) == ["a", "b"]
+
+
 def test_the_path_in_a_rule_is_where_the_shard_lies_now(corpus: tuple[Path, Store], tmp_path: Path) -> None:
     folder, store = corpus
     moved = folder.rename(tmp_path / "moved")
@@ -345,6 +375,19 @@ def test_a_rule_that_fails_on_the_rows_is_told(corpus: tuple[Path, Store], tmp_p
         select(store, [str(folder)], tmp_path / "out", Request(where="CAST(id AS INTEGER) > 1"))
 
 
+def test_a_rule_without_a_result_is_told(
+    corpus: tuple[Path, Store], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, store = corpus
+    for number in ("sqrt(score - 0.7)", "ln(score - 0.7)", "(score - 0.9) / (score - 0.9)", "-1 / (score - 0.9)"):
+        how = ["filter", str(folder), "--db", str(store.path), "--where", f"{number} > 2"]
+        assert main([*how, "--dry-run"]) == RuleError.code
+    assert main([*how, "--mode", "mask", "--out", str(tmp_path / "out")]) == RuleError.code
+    how = ["weights", str(folder), "--db", str(store.path), "--rule", f"CASE WHEN {number} > 2 THEN 0 END"]
+    assert main([*how, "--out", str(tmp_path / "weights")]) == RuleError.code
+    assert capsys.readouterr().err.count("the rule fails on this corpus: ") == 6
+
+
 def test_a_rule_is_kept_to_the_letter(
     corpus: tuple[Path, Store], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -380,6 +423,31 @@ def test_outputs_that_cannot_be_used(corpus: tuple[Path, Store], tmp_path: Path)
     shutil.copytree(folder, tmp_path / "in2")
     with pytest.raises(OutputError, match="both be written to a.parquet"):
         select(store, [str(folder), str(tmp_path / "in2")], tmp_path / "two", Request(where=RULE))
+
+
+def test_the_output_mirrors_the_corpus_however_its_path_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "here" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "here" / "deep")
+    for folder in ("a", "b"):
+        (tmp_path / "here" / "in" / folder).mkdir(parents=True)
+        write_shard(tmp_path / "here" / "in" / folder / "x.parquet", [f"{folder} one.", "two."])
+    store = stored(tmp_path / "here" / "in", tmp_path / "x.duckdb", {})
+    monkeypatch.chdir(tmp_path / "here" / "deep")
+    top = str(tmp_path)
+    ways = {
+        **dict.fromkeys(("../in", f"file://{top}//here/./in", f"{top}//here/in/[ab]", f"{top}/link/../in"), ""),
+        "..": "in/",
+    }
+    for i, (path, above) in enumerate(ways.items()):
+        out = tmp_path / "out" / str(i)
+        assert main(["filter", path, "--db", str(store.path), "--where", RULE, "--out", str(out)]) == 0
+        written = sorted(str(p.relative_to(out)) for p in out.rglob("*.parquet"))
+        assert written == [f"{above}a/x.parquet", f"{above}b/x.parquet"], path
+    for out in (tmp_path / "here" / "in" / "out", tmp_path / "here"):
+        command = ["filter", f"{top}/link/../in", "--db", str(store.path), "--where", RULE, "--out", str(out)]
+        assert main(command) == OutputError.code and "apart from it" in capsys.readouterr().err
 
 
 def test_a_changed_corpus_is_refused(corpus: tuple[Path, Store], tmp_path: Path) -> None:
@@ -952,3 +1020,199 @@ def test_no_space_left_is_one_line(tmp_path: Path, tropescan: Run) -> None:
     )
     assert full.returncode == 43 and "no space left" in full.stderr and full.stderr.count("\n") == 1
     assert tropescan("filter", folder, "--db", store.path, "--where", RULE, "--out", tmp_path / "out").returncode == 0
+
+
+def answer(capsys: pytest.CaptureFixture[str], *command: Any, code: int = 0) -> Any:
+    """What a command prints with --json."""
+    given = main([*map(str, command), "--json"])
+    told = capsys.readouterr()
+    assert given == code, told.err
+    return json.loads(told.out)
+
+
+def test_a_passage_is_no_document(
+    scanned: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, db = scanned
+    known = {
+        r[0]: r for r in select_rows(Store(db), "SELECT id, score, frame FROM documents WHERE fast_score IS NOT NULL")
+    }
+    how = ["filter", folder, "--db", db, "--mode", "mask", "--where", "score > 0.05"]
+    told = answer(capsys, *how, "--dry-run")
+    assert told["characters"] == sum(f["characters"] for f in told["frames"].values())
+    assert told["characters"] == sum(d["characters"] for d in told["domains"].values())
+    assert {e["id"]: (e["id"], e["score"], e["frame"]) for e in told["examples"]}.items() <= known.items()
+    answer(capsys, *how, "--out", tmp_path / "out")
+    aside = pa.concat_tables(
+        table(tmp_path / "out" / "_removed" / f"{n}.parquet").select(["id", "tropescan_score", "tropescan_frame"])
+        for n in "ab"
+    )
+    assert {tuple(r.values()) for r in aside.to_pylist()} <= set(known.values())
+    assert told["passages"] > told["documents"] == len(aside)
+    for frame in told["frames"]:
+        for one in answer(capsys, *how[:-1], f"frame = '{frame}'", "--dry-run")["frames"].values():
+            assert one["documents"] <= one["of_documents"]
+
+
+def test_a_dry_run_tells_of_shards_without_a_scan(
+    corpus: tuple[Path, Store], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, store = corpus
+    write_shard(folder / "[b]new.parquet", ["x", "y"])
+    how = ["filter", folder, "--db", store.path, "--where", RULE, "--dry-run", "--unscanned"]
+    assert answer(capsys, *how, "drop")["unscanned"] == {"[b]new.parquet": "not scanned"}
+    for unscanned, becomes in ("drop", "left out, with all their rows"), ("keep", "copied"):
+        assert main([*map(str, how), unscanned]) == 0
+        assert (
+            f"would be {becomes}, and are not counted here: [b]new.parquet (not scanned)\n" in capsys.readouterr().out
+        )
+
+
+def test_types_that_only_other_writers_put_in_version_1_are_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    with duckdb.connect() as c:
+        sql = "SELECT i::VARCHAR AS id, 'text' AS text, 4294967295::UINTEGER AS n, '2026-01-01 00:00:00.123456789'::TIMESTAMP_NS AS t"
+        c.execute(f"COPY ({sql} FROM range(3) t(i)) TO '{tmp_path}/in/a.parquet'")
+    assert pq.read_metadata(tmp_path / "in" / "a.parquet").format_version == "1.0"
+    store = stored(tmp_path / "in", tmp_path / "x.duckdb", {"a.parquet": {1: {"score": 0.9}}}, ids=False)
+    how = ["filter", tmp_path / "in", "--db", store.path, "--where", RULE, "--out", tmp_path / "out"]
+    assert answer(capsys, *how)["failed"] == {}
+    assert table(tmp_path / "out" / "a.parquet").equals(table(tmp_path / "in" / "a.parquet").take([0, 2]))
+
+
+def test_texts_of_another_column_are_not_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.jsonl").write_text('{"id": "a-0", "text": "one. two."}\n')
+    store = stored(tmp_path / "in", tmp_path / "x.duckdb", {"a.jsonl": {0: {"score": 0.9}}})
+    for mode in ("drop", "replace"):
+        how = ["filter", str(tmp_path / "in"), "--db", str(store.path), "--where", RULE, "--mode", mode]
+        assert main([*how, "--text-column", "content", "--out", str(tmp_path / mode)]) == CorpusChanged.code
+        assert "(--text-column)" in capsys.readouterr().err
+        assert not list((tmp_path / mode).rglob("*.jsonl"))
+
+
+def test_what_is_left_out_now_is_gone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, db, out = tmp_path / "in", tmp_path / "x.duckdb", tmp_path / "out"
+    folder.mkdir()
+    for name in ("a", "b"):
+        write_shard(folder / f"{name}.parquet", [f"{name} one.", "two."])
+    known = {f"{n}.parquet": {0: {"score": 0.9}, 1: {"score": 0.01}} for n in "ab"}
+    stored(folder, db, known)
+    how = ["filter", folder, "--db", db, "--where", RULE, "--unscanned", "drop", "--out", out]
+    answer(capsys, *how)
+    assert len(list(out.rglob("b.parquet"))) == 2
+    db.unlink()
+    stored(folder / "a.parquet", db, known)
+    told = answer(capsys, *how)
+    assert [r["outcome"] for r in told["rows"]] == ["filtered", "left out: not scanned"]
+    assert not list(out.rglob("b.parquet")) and len(list(out.rglob("a.parquet"))) == 2
+
+
+@pytest.mark.parametrize("unscanned", ["keep", "drop"])
+def test_a_selection_goes_on_once_a_shard_can_be_read(
+    corpus: tuple[Path, Store], tmp_path: Path, unscanned: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, store = corpus
+    late = folder / "c.parquet"
+    if unscanned == "keep":
+        late.symlink_to("nowhere")
+    else:  # as a scan notes what it cannot read
+        os.mkfifo(late)
+        (file,) = shards.find([late])
+        store.commit([], [Entry("!0", KEY, file, None, 0.0, ("UnreadableShard", "a pipe"))])
+    where = ["--where", RULE, "--unscanned", unscanned, "--out", tmp_path / "out"]
+    command = ["filter", folder, "--db", store.path, *where]
+    answer(capsys, *command, code=23 if unscanned == "keep" else 0)
+    late.unlink()
+    write_shard(late, ["c one.", "c two."])
+    for scans in range(3):
+        if scans:
+            stored(folder, store.path, {"c.parquet": {1: {"score": 0.9}}}, ids=False)
+        told = answer(capsys, *command)
+        assert (told["rows"][-1]["outcome"], told["rows"][-1]["rows_removed"]) == (
+            ("filtered", 1) if scans else ("kept: not scanned", 0) if unscanned == "keep" else ("left out: failed", 2)
+        )
+    head = json.loads((tmp_path / "out" / "_selection.json").read_text())
+    assert all(head["shards"].values()) and len(head["shards"]) == 3
+    write_shard(late, ["other"])
+    with pytest.raises((CorpusChanged, OutputError)):
+        select(store, [str(folder)], tmp_path / "out", Request(where=RULE, unscanned=unscanned))
+
+
+def test_rows_are_not_said_to_be_ordered_by_texts_that_changed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "in").mkdir()
+    order = [pq.SortingColumn(0), pq.SortingColumn(1), pq.SortingColumn(2)]
+    given = pa.table({"id": ["a-0", "a-1"], "text": ["a. b.", "b. c."], "n": [1, 2]})
+    pq.write_table(given, tmp_path / "in" / "a.parquet", sorting_columns=order)
+    store = stored(tmp_path / "in", tmp_path / "x.duckdb", {"a.parquet": {0: {"score": 0.9, "spans": [(0, 2)]}}})
+    for mode, left in ("drop", 3), ("mask", 1), ("tag", 1):
+        how = ["filter", tmp_path / "in", "--db", store.path, "--where", RULE, "--mode", mode, "--out", tmp_path / mode]
+        answer(capsys, *how)
+        written = pq.read_metadata(tmp_path / mode / "a.parquet").row_group(0)
+        assert list(written.sorting_columns) == order[:left]
+
+
+def test_an_empty_option_is_one(corpus: tuple[Path, Store], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, store = corpus
+    how = ["filter", str(folder), "--db", str(store.path), "--where", RULE, "--mode"]
+    tag = ["tag", "--around", "--token", "<t>", "--end-token", ""]
+    assert main([*how, *tag, "--out", str(tmp_path / "tag")]) == 0
+    assert table(tmp_path / "tag" / "a.parquet")["text"][1].as_py() == "a one. <t>1 two. three."
+    assert main([*how, "replace", "--pool", "", "--dry-run"]) == RuleError.code
+    assert "the rule is empty" in capsys.readouterr().err
+
+
+def test_a_rule_that_duckdb_refuses_midway_is_told(
+    corpus: tuple[Path, Store], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, store = corpus
+    how = ["filter", str(folder), "--db", str(store.path), "--dry-run", "--where"]
+    for rule in ("id LIKE 'ab' ESCAPE 'ab'", "regexp_matches(id, '(')"):
+        assert main([*how, rule]) == RuleError.code
+        assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_line_nested_deeply_costs_its_shard_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, nested = tmp_path / "in", "[" * 1000 + "]" * 1000
+    folder.mkdir()
+    write_shard(folder / "a.parquet", ["one. two.", "three."])
+    (folder / "b.jsonl").write_text(f'{{"id": "b-0", "text": "one. two.", "x": {nested}}}\n')
+    known = {n: {0: {"score": 0.9, "spans": [(0, 4)]}} for n in ("a.parquet", "b.jsonl")}
+    store = stored(folder, tmp_path / "x.duckdb", known)
+    for mode in ("drop", "mask"):
+        how = ["filter", folder, "--db", store.path, "--where", RULE, "--mode", mode, "--out", tmp_path / mode]
+        given = main([*map(str, how), "--json"])
+        told = capsys.readouterr().err
+        assert (tmp_path / mode / "a.parquet").exists()
+        if given:  # how deep Python goes is the interpreter's
+            assert given == 20 and "b.jsonl row 0 is nested too deeply" in told and told.count("b.jsonl") == 1
+        else:
+            assert nested in (tmp_path / mode / "_removed" / "b.jsonl").read_text().replace(" ", "")
+
+
+def test_texts_of_a_fixed_length_are_only_dropped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in").mkdir()
+    given = pa.table({"id": ["a-0", "a-1"], "text": pa.array([b"abcd", b"efgh"], pa.binary(4))})
+    pq.write_table(given, tmp_path / "in" / "a.parquet")
+    known = {"a.parquet": {0: {"score": 0.9, "characters": 4, "spans": [(0, 2)]}}}
+    store = stored(tmp_path / "in", tmp_path / "x.duckdb", known)
+    for mode, code in ("drop", 0), ("mask", OutputError.code), ("tag", OutputError.code):
+        how = ["filter", tmp_path / "in", "--db", store.path, "--where", RULE, "--mode", mode, "--out", tmp_path / mode]
+        assert main([*map(str, how)]) == code
+        assert ("'text' are of a fixed length" in capsys.readouterr().err) == bool(code)
+
+
+def test_options_that_are_no_utf_8_are_told(corpus: tuple[Path, Store], capsys: pytest.CaptureFixture[str]) -> None:
+    folder, store = corpus
+    odd = os.fsdecode(b"caf\xe9")
+    how = ["filter", str(folder), "--db", str(store.path), "--where", RULE]
+    tag, mask = ["--mode", "tag"], ["--mode", "mask"]
+    for more in (["--text-column", odd], ["--out", odd], [*tag, "--token", odd], [*mask, "--marker", odd]):
+        assert main([*how, "--out", str(folder.parent / "out"), *more]) == InputError.code
+        assert f"{more[-2]} caf\\udce9 is not UTF-8" in capsys.readouterr().err
+    assert main(["weights", *how[1:4], "--rule", "score", "--out", odd]) == InputError.code
+    assert not (folder.parent / "out").exists()

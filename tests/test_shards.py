@@ -17,7 +17,7 @@ import pytest
 
 from tests.conftest import EVIL, PLAIN, write_shard
 from tropescan import shards
-from tropescan.errors import DamagedShard, MissingColumn, NoShards, NoSuchPath, NotAShard
+from tropescan.errors import DamagedShard, MissingColumn, NoShards, NoSuchPath, NotAShard, UnreadableShard
 from tropescan.schema import strings
 from tropescan.shards import Columns, File, stream
 
@@ -294,6 +294,16 @@ def test_truncated_compressed_lines_give_what_was_whole(tmp_path: Path) -> None:
 class Ranged(http.server.SimpleHTTPRequestHandler):
     """Serves byte ranges, as object stores do."""
 
+    def do_HEAD(self) -> None:
+        raw = Path(self.translate_path(self.path))
+        if not raw.exists():
+            return self.send_error(404)
+        self.send_response(200)
+        self.send_header("Content-Length", str(raw.stat().st_size))
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("ETag", f'"{hash(raw.read_bytes())}"')
+        self.end_headers()
+
     def do_GET(self) -> None:
         raw = Path(self.translate_path(self.path)).read_bytes()
         asked = self.headers.get("Range")
@@ -335,3 +345,7 @@ def test_a_shard_over_http(tmp_path: Path, server: str) -> None:
     assert shards.fingerprint(file) == shards.fingerprint(shards.find([f"{server}/a.parquet"])[0])
     with pytest.raises(NoSuchPath):
         shards.find([f"{server}/nothing.parquet"])
+    shards.require_unchanged(file)
+    write_shard(tmp_path / "a.parquet", texts[:-1], row_group_size=800)
+    with pytest.raises(UnreadableShard, match="changed while it was read"):
+        shards.require_unchanged(file)

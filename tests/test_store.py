@@ -122,6 +122,11 @@ def test_a_failure_that_brings_less_keeps_what_was_read(tmp_path: Path, shard: t
         (told,) = Store(path).rows("SELECT status, kind, documents, gated_documents FROM shards")
         assert told == {"status": "failed", "kind": "WorkerDied", "documents": 4, "gated_documents": 2}
         assert len(contents(path)["documents"]) == 2
+    later = Folder(tmp_path / "later", [file.path])
+    later.register_model(MODEL, "fast")
+    later.commit([("s1", KEY, plan.units[0], dead)], [Entry("s1", KEY, file, plan, 0.0)])
+    assert [ingest(later.path, store).committed for _ in range(2)] == [1, 0]
+    assert len(contents(store.path)["documents"]) == 2
 
 
 def test_a_name_that_duckdb_takes_for_another_place_is_a_file(
@@ -191,7 +196,7 @@ def test_other_databases_are_refused(tmp_path: Path, shard: tuple[File, Plan, Pa
     with pytest.raises(WrongSchema, match="not of tropescan"):
         Store(tmp_path / "other.duckdb").register_model(MODEL, "fast")
     (tmp_path / "words.duckdb").write_text("these are words, and no database " * 1000)
-    with pytest.raises(WrongSchema, match="not a DuckDB database"):
+    with pytest.raises(WrongSchema, match="no DuckDB database"):
         Store(tmp_path / "words.duckdb").rows("SELECT 1")
     store = filled(tmp_path / "old.duckdb", shard)
     duckdb.connect(str(store.path)).execute("UPDATE tropescan SET schema_version = 99").close()
@@ -211,6 +216,10 @@ def test_other_databases_are_refused(tmp_path: Path, shard: tuple[File, Plan, Pa
         "DROP TABLE units",
         "CREATE TABLE t (i INT)",
         "COPY documents TO 'stolen.csv'",
+        "EXPLAIN ANALYZE COPY documents TO 'stolen.csv'",
+        "/* é /* */ EXPLAIN SELECT 1 */ EXPLAIN -- why\n(ANALYZE, FORMAT json) COPY documents TO 'stolen.csv'",
+        "WITH x AS (COPY documents TO 'stolen.csv') SELECT 1",
+        "EXPLAIN ANALYZE WITH x AS (COPY documents TO 'stolen.csv') SELECT 1",
         "SELECT 1; SELECT 2",
     ],
 )
@@ -223,6 +232,16 @@ def test_queries_only_read(
     with pytest.raises(QueryError):
         store.query(sql)
     assert contents(store.path) == before and not (tmp_path / "stolen.csv").exists()
+
+
+def test_a_query_that_is_explained_reads_too(tmp_path: Path, shard: tuple[File, Plan, Part]) -> None:
+    store = filled(tmp_path / "x.duckdb", shard)
+    explains = ["EXPLAIN", "/* é */ explain analyze", "EXPLAIN -- why\n", "EXPLAIN (ANALYZE)", "EXPLAIN (FORMAT json)"]
+    for explain in explains:
+        for asked in ("SELECT id FROM documents", "(FROM documents)", "WITH x AS (SELECT 'COPY' AS a) SELECT a FROM x"):
+            assert store.query(f"{explain} {asked}").num_rows
+    for asked in ("SUMMARIZE documents", "SHOW TABLES", "VALUES (1)"):
+        assert store.query(asked).num_rows
 
 
 def test_an_interrupt_that_finds_duckdb_at_work_is_one(tmp_path: Path, shard: tuple[File, Plan, Part]) -> None:

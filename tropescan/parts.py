@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 
 from tropescan.errors import ShardError, TropescanError, printable
 from tropescan.scanner import Scanner
-from tropescan.schema import COUNTERS, DOCUMENTS, PASSAGES, plain, strings, text_bytes
-from tropescan.shards import Columns, File, Unit, read
+from tropescan.schema import COUNTERS, DOCUMENTS, PASSAGES, Ints, plain, strings, text_bytes
+from tropescan.shards import Columns, File, Unit, read, require_unchanged
 from tropescan.shards.lines import Batch
 
 _SLICE = 16 << 20  # bytes of text scanned at once where a batch holds more
@@ -45,8 +45,8 @@ class Part:
     backend: str | None = None
 
     def brings_less(self, rows: int) -> bool:
-        """Whether it failed with fewer rows than are there of its unit, which then stay: a worker that died brings nothing."""
-        return self.status == "failed" and self.counters["rows"] < rows
+        """Whether it failed, or was cut short by a limit, with fewer rows than are there of its unit, which then stay: a worker that died brings nothing."""
+        return self.status != "done" and self.counters["rows"] < rows
 
     def to_buffers(self) -> list[bytes]:
         """A JSON head and two Arrow IPC streams."""
@@ -71,11 +71,17 @@ def _to_ipc(table: pa.Table) -> bytes:
 
 
 def scan_unit(
-    scanner: Scanner, file: File, columns: Columns, unit: Unit, limit: int | None = None, tick: Tick | None = None
+    scanner: Scanner,
+    file: File,
+    columns: Columns,
+    unit: Unit,
+    limit: int | None = None,
+    tick: Tick | None = None,
+    shard: str = "",
 ) -> Part:
     """Scans one unit of a shard, to its end or to the shard's `limit`-th row. A shard that fails midway, in whatever way, gives what was read before.
 
-    `tick`, if given, is called after every batch with the counters so far.
+    `tick`, if given, is called after every batch with the counters so far. `shard`, if given, is the fingerprint that the unit was planned by.
     """
     part, begun = Part(), perf_counter()
     documents: list[pa.Table] = []
@@ -96,8 +102,9 @@ def scan_unit(
                     break
             if part.status == "limited":
                 break
+        require_unchanged(file, shard)
     except ShardError as error:
-        part.status, part.kind, part.error = "failed", type(error).__name__, str(error)
+        part.status, part.kind, part.error = "failed", type(error).__name__, printable(str(error))
     except (TropescanError, MemoryError, EOFError, OSError):
         raise  # of the model, the machine, or whoever gets the ticks
     except Exception as error:  # a defect of ours or of a library must cost neither the run nor what was read before
@@ -161,12 +168,18 @@ def _add(part: Part, batch: Batch, scanner: Scanner, documents: list[pa.Table], 
         "null_documents": column["null_text"].sum(),
         "repaired_documents": column["repaired"].sum(),
     }
-    for name, value in counted.items():
+    keep = np.flatnonzero(gated | column["audited"])
+    if len(keep):
+        kept = _kept(batch, scores, keep)
+        documents.append(kept[0])
+        hits.append(kept[1])
+    for name, value in counted.items():  # last: no row is counted whose documents could not be kept
         part.counters[name] += int(value)
     part.flagged += int(np.count_nonzero(np.nan_to_num(scores["score"].to_numpy()) >= scanner.threshold))
-    keep = np.flatnonzero(gated | column["audited"])
-    if not len(keep):
-        return
+
+
+def _kept(batch: Batch, scores: pa.Table, keep: Ints) -> tuple[pa.Table, pa.Table]:
+    """The documents worth keeping, and their passages."""
     row = batch.first_row + keep if batch.rows is None else batch.rows[keep]
     kept = scores.take(keep)
     url = _strings(batch.url, keep)
@@ -176,20 +189,21 @@ def _add(part: Part, batch: Batch, scanner: Scanner, documents: list[pa.Table], 
         "url": pa.array(url, pa.string()),
         "domain": pa.array([_domain(u) for u in url], pa.string()),
     }
-    documents.append(
-        pa.table(
-            [given.get(f.name, kept[f.name] if f.name in kept.column_names else None) for f in DOCUMENTS],
-            schema=DOCUMENTS,
-        )
-    )
+    columns = [given.get(f.name, kept[f.name] if f.name in kept.column_names else None) for f in DOCUMENTS]
     lists = kept["hits"].combine_chunks()
     struct = lists.flatten()
     owner = pc.take(given["row"], pc.list_parent_indices(lists))
-    hits.append(pa.table([owner if f.name == "row" else struct.field(f.name) for f in PASSAGES], schema=PASSAGES))
+    found = pa.table([owner if f.name == "row" else struct.field(f.name) for f in PASSAGES], schema=PASSAGES)
+    return pa.table(columns, schema=DOCUMENTS), found
 
 
-def _strings(column: pa.Array | None, keep: Any) -> list[str | None]:
-    return [None] * len(keep) if column is None else strings(plain(column).take(pa.array(keep)))
+def _strings(column: pa.Array | None, keep: Ints) -> list[str | None]:
+    if column is None:
+        return [None] * len(keep)
+    try:
+        return strings(plain(column).take(pa.array(keep)))
+    except pa.ArrowNotImplementedError:  # a list of views, say
+        return [strings(column[i : i + 1])[0] for i in keep.tolist()]
 
 
 def _domain(url: str | None) -> str | None:

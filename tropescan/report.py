@@ -21,7 +21,15 @@ def console(file: IO[str] | None = None) -> Console:
     """The console to print to; a pipe or a file gets 160 columns, no colour and no control codes. Names and rules are printed as they are: no markup."""
     stream = file or sys.stdout
     width = None if stream.isatty() else 160
-    return _Console(file=stream, width=width, highlight=False, markup=False, emoji=False, soft_wrap=False)
+    return _Console(
+        file=stream,
+        width=width,
+        force_terminal=stream.isatty(),  # whatever FORCE_COLOR says
+        highlight=False,
+        markup=False,
+        emoji=False,
+        soft_wrap=False,
+    )
 
 
 class _Console(Console):

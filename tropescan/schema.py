@@ -114,6 +114,8 @@ def texts(column: pa.Array, name: str = "text") -> tuple[pa.Array, npt.NDArray[n
     byte sequence becomes U+FFFD, as `bytes.decode("utf-8", "replace")` does), a mask of the rows that were null and a mask of the
     rows that were repaired. Raises WrongColumnType for a column that holds no text.
     """
+    if not holds_text(column.type):
+        raise WrongColumnType(not_text(name, column.type))
     column = plain(column)
     kind = column.type
     if pa.types.is_null(kind):
@@ -122,8 +124,6 @@ def texts(column: pa.Array, name: str = "text") -> tuple[pa.Array, npt.NDArray[n
         column = column.cast(pa.binary()).view(pa.string())
     elif pa.types.is_large_binary(kind):
         column = column.view(pa.large_string())
-    elif not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-        raise WrongColumnType(f"column '{name}' holds {kind}, not text: name the column of the text with --text-column")
     null = np.zeros(len(column), dtype=bool)
     if column.null_count:
         null = column.is_null().to_numpy(zero_copy_only=False)
@@ -136,13 +136,40 @@ def texts(column: pa.Array, name: str = "text") -> tuple[pa.Array, npt.NDArray[n
     return column, null, repaired
 
 
+def holds_text(kind: pa.DataType) -> bool:
+    """Whether `texts` takes a column of this type."""
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    known = (
+        pa.string(),
+        pa.large_string(),
+        pa.string_view(),
+        pa.binary(),
+        pa.large_binary(),
+        pa.binary_view(),
+        pa.null(),
+    )
+    return kind in known or pa.types.is_fixed_size_binary(kind)
+
+
+def not_text(name: str, kind: pa.DataType) -> str:
+    """What is told of a column of a type that `texts` does not take."""
+    return f"column '{name}' holds {kind}, not text: name the column of the text with --text-column"
+
+
 def _decoded(column: pa.DictionaryArray) -> pa.Array:
     """Its values, one after another; texts and bytes as large ones, for a few of them may come to more than 2 GB where they repeat."""
-    wide = {pa.string(): pa.large_string(), pa.binary(): pa.large_binary()}.get(column.dictionary.type)
+    kept, indices = _used(column)
+    wide = {pa.string(): pa.large_string(), pa.binary(): pa.large_binary()}.get(kept.type)
     if wide is not None:  # the bytes as they are: not every writer checks its UTF-8
-        kept = column.dictionary.cast(pa.large_binary()).view(wide)
-        column = pa.DictionaryArray.from_arrays(column.indices, kept)
-    return column.dictionary_decode()
+        kept = kept.cast(pa.large_binary()).view(wide)
+    return kept.take(indices)
+
+
+def _used(column: pa.DictionaryArray) -> tuple[pa.Array, pa.Array]:
+    """The values that stand in a dictionary column, each once, and which of them stands where: a few rows may come with the dictionary of a million."""
+    used = column.indices.dictionary_encode()
+    return plain(column.dictionary).take(used.dictionary), used.indices
 
 
 def plain(column: pa.Array) -> pa.Array:
@@ -185,13 +212,12 @@ def _repair(column: pa.Array) -> tuple[pa.Array, npt.NDArray[np.bool_]]:
 
 def text_bytes(column: pa.Array) -> int:
     """The bytes that a column's texts come to, each as often as it stands there: a dictionary holds it once, and a view of a few of them all."""
-    repeated = pa.types.is_dictionary(column.type)
-    values = plain(column.dictionary if repeated else column)
+    values, indices = _used(column) if pa.types.is_dictionary(column.type) else (plain(column), None)
     try:
         lengths = pc.binary_length(values)
     except pa.ArrowNotImplementedError:  # no text: `texts` will say so
         return int(column.nbytes)
-    return int(pc.sum(lengths.take(column.indices) if repeated else lengths).as_py() or 0)
+    return int(pc.sum(lengths if indices is None else lengths.take(indices)).as_py() or 0)
 
 
 def buffers(column: pa.Array) -> tuple[Bytes, Ints]:

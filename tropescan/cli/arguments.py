@@ -84,7 +84,8 @@ def parser() -> argparse.ArgumentParser:
         "--slice",
         type=_slice,
         metavar="I/N",
-        help="every N-th shard from the I-th on, I from 0: for the tasks of a job array",
+        help="every N-th shard of the listing from the I-th on, I from 0: for the tasks of a job array; where shards were added meanwhile, "
+        "run all slices again",
     )
     scan.add_argument(
         "--engine",

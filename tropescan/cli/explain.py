@@ -87,13 +87,16 @@ def _stored(given: argparse.Namespace) -> str:
         raise InputError("--doc needs --db FILE, the database of the corpus")
     store = Store(given.db, given.wait)
     path, _, row = given.doc.rpartition(":")
+    # any_value: scans at two depths may have found the same file at two times
     found = store.rows(
-        "SELECT DISTINCT path, shard, bytes, tag, row FROM documents JOIN files USING (shard, model) WHERE id = ? ORDER BY path, row",
+        "SELECT path, shard, any_value(bytes) AS bytes, any_value(tag) AS tag, row FROM documents JOIN files USING (shard, model) WHERE id = ? "
+        "GROUP BY path, shard, row ORDER BY path, row",
         [given.doc],
     )
     if not found and path and row.isdigit():
         found = store.rows(
-            "SELECT DISTINCT path, shard, bytes, tag, ?::BIGINT AS row FROM files WHERE path = ? OR ends_with(path, '/' || ?) ORDER BY path",
+            "SELECT path, shard, any_value(bytes) AS bytes, any_value(tag) AS tag, ?::BIGINT AS row FROM files "
+            "WHERE path = ? OR ends_with(path, '/' || ?) GROUP BY path, shard ORDER BY path",
             [int(row), path, path],
         )
     if not found:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from dataclasses import asdict
 from typing import Any
 
 import orjson
 
-from tropescan.errors import InputError, UnreadableShard, exit_code
+from tropescan.errors import InputError, UnreadableShard, exit_code, printable
 from tropescan.report import Display, console
 from tropescan.runners.folder import Folder
 from tropescan.runners.schedule import Summary
 from tropescan.shards import Columns, File, find
+from tropescan.shards.folders import HIDDEN
 from tropescan.store import Store
 
 
@@ -24,10 +26,12 @@ def scan(given: argparse.Namespace) -> int:
     unlisted: set[str] = set()
 
     def tell(folder: str, line: str) -> None:
-        unlisted.add(folder)
+        unlisted.add(printable(folder))
         display.note(line)
 
     files = find(given.path, tell)
+    if given.parts:
+        _require_apart(given.parts, given.path, files)
     if given.slice:
         which, of = given.slice
         files = files[which::of]
@@ -48,6 +52,18 @@ def _check(given: argparse.Namespace) -> None:
         raise InputError("where to? give --db FILE, or --parts DIR for score parts without a database")
     if given.db and given.parts and given.engine == "local":
         raise InputError("give --db or --parts, not both: `tropescan ingest DIR --db FILE` commits parts")
+
+
+def _require_apart(parts: str, paths: list[str], files: list[File]) -> None:
+    """Raises InputError where the next scan would take the score parts for shards."""
+    for top in [p for p in paths if os.path.isdir(p)]:
+        below = os.path.relpath(os.path.realpath(parts), os.path.realpath(top)).split(os.sep)
+        if below[0] != os.pardir and not any(n != os.curdir and n.startswith(HIDDEN) for n in below):
+            raise InputError(
+                f"--parts {parts} lies in {top}, where the next scan would take the parts for shards: give a folder outside it"
+            )
+    if file := next((f.path for f in files if f.path.startswith(os.path.join(os.path.abspath(parts), ""))), None):
+        raise InputError(f"--parts {parts} holds {file}, which is to be scanned: give a folder outside the corpus")
 
 
 def _run(given: argparse.Namespace, files: list[File], display: Display) -> Summary:

@@ -12,11 +12,12 @@ import orjson
 from rich.table import Table
 from rich.text import Text
 
-from tropescan.errors import InputError, ShardError, exit_code, shown
+from tropescan.errors import InputError, ShardError, exit_code, printable, shown
 from tropescan.report import console, passage_text, rows_table, share
 from tropescan.selection import Done, Plan, Preview, Request, dry, select, weigh
 from tropescan.selection.plan import TOKEN
 from tropescan.selection.rules import POOL
+from tropescan.selection.sources import told
 from tropescan.shards import Columns
 from tropescan.store import Store
 
@@ -26,11 +27,12 @@ _DOMAINS = 20
 def filter(given: argparse.Namespace) -> int:
     """Writes the selection, or with --dry-run what it would do."""
     _require_mode(given)
+    _require_unicode(given)
     request = Request(
         mode=given.mode,
         where=given.where,
         preset=given.preset,
-        pool=given.pool or POOL,
+        pool=POOL if given.pool is None else given.pool,
         marker=given.marker or "",
         token=TOKEN if given.token is None else given.token,
         end_token=given.end_token,
@@ -69,8 +71,17 @@ def _require_mode(given: argparse.Namespace) -> None:
                 raise InputError(f"--{name} is for --mode {mode}, and this is --mode {given.mode}")
 
 
+def _require_unicode(given: argparse.Namespace) -> None:
+    """Raises InputError for an option that no file or table could hold."""
+    for option in ("text_column", "id_column", "out", "marker", "token", "end_token"):
+        value = str(getattr(given, option, None) or "")
+        if value != printable(value):
+            raise InputError(f"--{option.replace('_', '-')} {printable(value)} is not UTF-8: give another")
+
+
 def weights(given: argparse.Namespace) -> int:
     """Writes the sidecars."""
+    _require_unicode(given)
     request = Request(unscanned=given.unscanned, columns=Columns(id=given.id_column))
     store = Store(given.db, given.wait)
     done = weigh(
@@ -110,7 +121,8 @@ def _print(done: Done, given: argparse.Namespace) -> int:
         for line in _notes(done, given.out):
             out.print(line, soft_wrap=True)
     for path, error in done.failed.items():
-        print(f"tropescan: not selected from: {shown(f'{path}: {error}')}", file=sys.stderr)
+        line = str(error) if path in str(error) else f"{path}: {error}"
+        print(f"tropescan: not selected from: {shown(line)}", file=sys.stderr)
     codes = {error.code for error in done.failed.values()}
     return codes.pop() if len(codes) == 1 else exit_code(set()) if not codes else ShardError.code
 
@@ -180,6 +192,13 @@ def _preview(plan: Plan, found: Preview, as_json: bool) -> None:
         out.print(
             f"{found.untouched} documents meet the rule, but none of their stored passages does: they stay as they are"
         )
+    if found.unscanned:
+        becomes = "copied" if plan.request.unscanned == "keep" else "left out, with all their rows"
+        names = told([f"{name} ({state})" for name, state in found.unscanned.items()])
+        line = (
+            f"{len(found.unscanned)} shards without a whole scan would be {becomes}, and are not counted here: {names}"
+        )
+        print(shown(line), flush=True)  # a name may look like markup
     if plan.request.mode == "replace":
         out.print(f"pool: {found.pool_documents:,} documents, {found.pool_characters:,} characters")
     out.print(_shares("shard", found.shards, "documents of the shard"))

@@ -10,6 +10,7 @@ computed. datasets caches by what the function pickles to, which here is the mod
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +31,9 @@ BATCH = 512  # documents; scores do not depend on it
 
 
 class Annotate:
-    """The scores of a batch, given as columns (dict of lists) or as an Arrow table (`with_format("arrow")`).
+    """The scores of a batch, given as columns (dict of lists), as an Arrow table (`with_format("arrow")`) or as a frame of pandas or polars.
 
-    A dict gets back the new columns, which datasets adds to its own; a table comes back with them. `settings` are those of PortableScanner
+    A dict gets back the new columns, which datasets adds to its own; the others come back as a table with them. `settings` are those of PortableScanner
     (depth, device, threads). Raises ModelError, MissingExtra when it is made.
     """
 
@@ -43,6 +44,8 @@ class Annotate:
         self.scanner = PortableScanner(model, **settings)
 
     def __call__(self, batch: Any) -> Any:
+        if not isinstance(batch, Mapping | pa.Table):  # a frame of pandas or polars, to which map would not add columns
+            batch = pa.table(batch).replace_schema_metadata(None)
         columns = self.scanner.columns(self._texts(batch), self.passages)
         if not isinstance(batch, pa.Table):
             return columns.to_pydict()
@@ -74,9 +77,26 @@ def annotate(
     num_proc: int | None = None,
     **settings: Any,
 ) -> Any:
-    """A Dataset or an IterableDataset with the scores as columns. `num_proc`: processes, for a Dataset only."""
+    """A Dataset or an IterableDataset, or a dict of them by split, with the scores as columns. `num_proc`: processes, for a Dataset only.
+    Raises InputError, and what Annotate raises."""
+    splits = dataset.values() if isinstance(dataset, dict) else [dataset]
+    for split in splits:
+        if not isinstance(split, datasets.Dataset | datasets.IterableDataset):
+            raise InputError(
+                f"annotate takes a Dataset, an IterableDataset or a dict of them, not a {type(split).__name__}"
+            )
     function = Annotate(model, text_column=text_column, passages=passages, **settings)
-    more: dict[str, Any] = {} if isinstance(dataset, datasets.IterableDataset) else {"num_proc": num_proc}
-    return dataset.map(
-        function, batched=True, batch_size=batch_size, features=function.features(dataset.features), **more
-    )
+    if isinstance(dataset, dict):
+        return type(dataset)({name: _mapped(split, function, batch_size, num_proc) for name, split in dataset.items()})
+    return _mapped(dataset, function, batch_size, num_proc)
+
+
+def _mapped(dataset: Any, function: Annotate, batch_size: int, num_proc: int | None) -> Any:
+    features = function.features(dataset.features)
+    more: dict[str, Any] = {}
+    if isinstance(dataset, datasets.Dataset):
+        if not len(dataset):  # which map would give back as it is
+            empty = datasets.Dataset.from_dict({n: [] for n in features}, features, split=dataset.split)
+            return empty.with_format(dataset.format["type"])
+        more["num_proc"] = num_proc
+    return dataset.map(function, batched=True, batch_size=batch_size, features=features, **more)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Container, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from tropescan.runners.score_parts import SUFFIX, Head
 from tropescan.shards import Unit
 from tropescan.store import Entry
 
+ABANDONED = 3600.0  # seconds after which nobody is still writing a part
 _Scored = tuple[str, str, Unit, Part]
 
 
@@ -34,13 +36,18 @@ class Folder:
         self._entries: dict[str, Entry] = {}
         self._names: dict[str, set[str]] = {}  # by origin
         try:
+            self.made = not self.path.exists()
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(f"{self.path} cannot be made a folder of score parts: {error.strerror}") from None
 
     def register_model(self, model: Model, depth: str) -> None:
         """Notes what the parts will say of the model."""
-        self._model = score_parts.described(model, depth)
+        self.describe(score_parts.described(model, depth))
+
+    def describe(self, told: dict[str, Any]) -> None:
+        """`register_model`, for whoever is told what the parts will say."""
+        self._model = told
 
     def known(self, model: str) -> dict[str, dict[str, Any]]:
         """What is stored of each of the paths, as Store.known tells it. A part that cannot be read counts as not there."""
@@ -49,25 +56,31 @@ class Folder:
             if (begin := file.split("-")[0]) in here:
                 here[begin].add(file)
         self._names = here
+        self.sweep(here, ABANDONED)
         found: dict[str, dict[str, Any]] = {}
         for files in here.values():
             heads = list(self._heads(files))
-            if heads:
-                newest = max(heads, key=lambda h: h.at).entry
-                found[newest.file.path] = _known([h for h in heads if h.entry.shard == newest.shard], newest)
+            # what was read counts over what was not
+            newest = max(heads, key=lambda h: (bool(h.unit) or h.entry.elsewhere, h.at)).entry if heads else None
+            if newest and not newest.elsewhere:  # a copy is compared anew: what it is a copy of may have changed
+                mine = [h for h in heads if h.entry.shard == newest.shard and not h.entry.elsewhere]
+                found[newest.file.path] = _known(mine, newest)
         return found
 
     def _heads(self, files: Iterable[str]) -> Iterator[Head]:
         for file in sorted(files):
-            with contextlib.suppress(PartError):
+            with contextlib.suppress(PartError, OSError):
                 yield score_parts.read_head(self.path / file)
 
     def commit(self, parts: list[_Scored], entries: list[Entry] | None = None) -> None:
         """Writes parts. Raises StoreError, NoSpace."""
         for entry in entries or []:
-            self._forget_others(entry)
-            if entry.elsewhere and entry.plan:  # a part without rows tells `ingest` that the older content went
-                self._write(entry, entry.plan.units[0], Part(status="limited"))
+            if entry.plan or entry.elsewhere:  # a failure to read is no proof of another content
+                self._forget_others(entry)
+            if entry.elsewhere:
+                # tells `ingest` that what the path held before is gone, whichever folder knows of it
+                if score_parts.name(entry, None) not in self._there(entry):
+                    self._write(entry, None, Part())
                 continue
             self._entries[entry.shard] = entry
             if entry.plan is None:
@@ -81,26 +94,30 @@ class Folder:
     def _with_rows(self, part: Part, there: Head | None, name: str) -> Part:
         """The part, with the rows that are there where it brings less."""
         if there and part.brings_less(there.part["counters"]["rows"]):
-            with contextlib.suppress(PartError):
+            with contextlib.suppress(PartError, OSError):
                 before = score_parts.read(self.path / name)[1]
-                return replace(before, status=part.status, kind=part.kind, error=part.error, at=None)
+                return replace(before, status=part.status, kind=part.kind, error=part.error) if part.kind else before
         return part
 
     def discard(self, shard: str, unit: Unit) -> None:
         """Removes a part that has been committed elsewhere."""
         (self.path / score_parts.name(self._entries[shard], unit)).unlink(missing_ok=True)
 
-    def clear(self, origins: Container[str]) -> None:
-        """Removes the parts whose names begin so."""
-        for file in names(self.path):
-            if file.split("-")[0] in origins:
-                (self.path / file).unlink(missing_ok=True)
+    def parts(self, origins: Container[str]) -> list[str]:
+        """The names of the parts that begin so."""
+        return [n for n in names(self.path) if n.split("-")[0] in origins] if self.path.exists() else []
 
-    def sweep(self, origins: Container[str]) -> None:
-        """Removes what writers that were killed left unfinished of parts whose names begin so."""
+    def clear(self, files: Iterable[str]) -> None:
+        """Removes parts by name."""
+        for file in files:
+            (self.path / file).unlink(missing_ok=True)
+
+    def sweep(self, origins: Container[str], age: float = 0.0) -> None:
+        """Removes what writers that were killed left unfinished, `age` seconds ago or more, of parts whose names begin so."""
         for file in self.path.glob(f".*{SUFFIX}.*"):
-            if file.name[1:].split("-")[0] in origins:
-                file.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # gone meanwhile, or another user's
+                if file.name[1:].split("-")[0] in origins and time.time() - file.stat().st_mtime >= age:
+                    file.unlink()
 
     def note(self, entry: Entry) -> None:
         """Knows an entry, so that its parts can be discarded."""
@@ -113,8 +130,8 @@ class Folder:
         self._there(entry).add(score_parts.write(self.path, self._model, entry, unit, part).name)
 
     def _forget_others(self, entry: Entry) -> None:
-        mine = self._there(entry)
-        for file in [n for n in mine if n.split("-")[1] != entry.shard]:
+        mine, copy = self._there(entry), score_parts.name(replace(entry, elsewhere=True), None)
+        for file in [n for n in mine if n.split("-")[1] != entry.shard or (n == copy and not entry.elsewhere)]:
             (self.path / file).unlink(missing_ok=True)
             mine.discard(file)
 

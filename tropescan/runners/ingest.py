@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Container
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 
-from tropescan.errors import NoShards, PartError
+from tropescan.errors import NoShards, PartError, printable
 from tropescan.parts import Part
 from tropescan.runners import score_parts
 from tropescan.runners.folder import names
-from tropescan.runners.score_parts import Head
+from tropescan.runners.score_parts import COPY, SUFFIX, Head
 from tropescan.shards import Unit
 from tropescan.store import Entry, Store
 
 _AT_ONCE, _BYTES_AT_ONCE = 256, 64 << 20  # parts, and bytes of their rows, committed while the database is open once
 _NEVER = datetime.min
+_LEFT_OUT = ("damaged", "unreadable", "gone")
 
 
 @dataclass
 class Ingested:
-    """What became of the parts: committed now, stored before, left out because a newer scan of their path found other content, or damaged
-    (path: why). `documents` and `characters` are those of the parts committed now."""
+    """What became of the parts: committed now, stored before, left out because a newer scan of their path found other content, damaged, or not
+    to be read (path: why). `documents` and `characters` are those of the parts committed now."""
 
     parts: int = 0
     committed: int = 0
@@ -31,6 +33,7 @@ class Ingested:
     documents: int = 0
     characters: int = 0
     damaged: dict[str, str] = field(default_factory=dict)
+    unreadable: dict[str, str] = field(default_factory=dict)
 
 
 def ingest(
@@ -39,20 +42,22 @@ def ingest(
     note: Callable[[str], None] = lambda line: None,
     only: Container[str] | None = None,
 ) -> Ingested:
-    """Commits the parts of a folder. `only`: those whose names begin so (score_parts.origin). `note` is told of each damaged part.
+    """Commits the parts of a folder. `only`: those whose names begin so (score_parts.origin). `note` is told of each part that is damaged or
+    cannot be read; one that is gone when its turn comes was taken away by a scan, and is passed over.
 
     A unit that is stored as done stays; of two scans of a unit that is not done, and of two contents of a path, the newer counts; what could be
-    read counts over what could not. A copy of a shard counts once, under the path that came first; what its own path held before goes. The parts
-    stay where they are. Raises NoSuchPath, NoShards, StoreError.
+    read counts over what could not. A copy of a shard counts once, under the path that came first, or under another where there is nothing any
+    more; what its own path held before goes. The parts stay where they are. Raises NoSuchPath, NoShards, StoreError.
     """
     files = [n for n in names(Path(folder)) if only is None or n.split("-")[0] in only]
     if not files and only is None:
         raise NoShards(f"no score part in {folder}: `tropescan scan PATH... --parts {folder}` writes them")
+    files.sort(key=lambda n: not n.endswith(f"-{COPY}{SUFFIX}"))  # first what tells that older parts do not count
     given = _Intake(Path(folder), store, note)
     given.take(files)
     while given.replaced:  # a shard that went may have been the one of two copies that counted
         given.take(files)
-    return given.told(len(files))
+    return given.told()
 
 
 class _Known:
@@ -63,9 +68,9 @@ class _Known:
         self.copies: dict[str, str] = {}  # by path: the shard there, which counts under another
         self.at: dict[str, datetime] = {}  # by path: the newest unit found there
         self.units: dict[tuple[str, int], tuple[str, datetime]] = {}
-        self.shards: set[str] = set()
+        self.path: dict[str, str] = {}  # by shard: where it counts
         self.audit: dict[str, float | None] = {}  # by shard
-        self.fresh: dict[str, str] = {}  # by shard: the path that it was noted under just now
+        self.fresh: set[str] = set()  # the shards that were noted just now
         if not store.path.is_file():
             return
         with store.connect():  # a kill may have left a file without tables
@@ -75,7 +80,7 @@ class _Known:
             self.audit[row["shard"]] = row["audit"]
         for row in store.rows("SELECT shard, unit, status, scanned_at FROM units WHERE model = ?", [model]):
             self.units[row["shard"], row["unit"]] = (row["status"], row["scanned_at"])
-        self.shards = set(self.shard.values())
+        self.path = {shard: path for path, shard in self.shard.items()}
 
     def there(self, path: str) -> str | None:
         """The shard that was found at a path last, whether it counts there or elsewhere."""
@@ -86,10 +91,12 @@ class _Known:
         shard, path = head.entry.shard, head.entry.file.path
         there = self.there(path)
         read_before = there is not None and there != shard and not there.startswith("!")
-        if read_before and (head.unit is None or (head.at, shard) < (self.at.get(path, _NEVER), there)):
+        unread = head.unit is None and not head.entry.elsewhere  # what could be read counts over it, whichever is newer
+        if read_before and (unread or (head.at, shard) < (self.at.get(path, _NEVER), there)):
             return "superseded"
         if head.unit is None:
-            return "before" if there == shard else "take"
+            counts = self.replaces(head.entry) if head.entry.elsewhere else there != shard
+            return "take" if counts else "before"
         status, at = self.units.get((shard, head.unit.index), ("", _NEVER))
         if status == "done":
             return "before"
@@ -101,25 +108,33 @@ class _Known:
         return self.shard.get(entry.file.path, entry.shard) != entry.shard
 
     def first(self, entry: Entry) -> bool:
-        """Whether its path comes before that of a copy which was noted just now."""
-        return entry.file.path < self.fresh.get(entry.shard, "")
+        """Whether a shard counts under this path rather than where it is noted: there is none there any more, or this path comes before the
+        one that was noted just now."""
+        path, noted = entry.file.path, self.path[entry.shard]
+        if os.path.exists(path) != os.path.exists(noted):
+            return os.path.exists(path)
+        return entry.shard in self.fresh and path < noted
+
+    def other_share(self, entry: Entry) -> bool:
+        """Whether its shard is noted with another audit."""
+        return self.audit.get(entry.shard, entry.audit) != entry.audit
 
     def registered(self, entry: Entry, at: datetime) -> None:
         path, shard = entry.file.path, entry.shard
         if not entry.elsewhere:
             self.audit[shard] = entry.audit
-            if other := self.fresh.get(shard):
+            if other := self.path.get(shard):
                 self.copies[other] = self.shard.pop(other, shard)
-            self.fresh[shard] = path
+            self.path[shard] = path
+            self.fresh.add(shard)
         if self.replaces(entry):
             gone = self.shard.pop(path)
-            self.shards.discard(gone)
-            self.fresh.pop(gone, None)
+            self.path.pop(gone, None)
+            self.fresh.discard(gone)
             self.units = {k: v for k, v in self.units.items() if k[0] != gone}
         self.at[path] = max(at, self.at.get(path, _NEVER))
         self.copies.pop(path, None)
         (self.copies if entry.elsewhere else self.shard)[path] = shard
-        self.shards.add(shard)
 
     def arrived(self, head: Head, unit: Unit) -> None:
         path = head.entry.file.path
@@ -145,14 +160,19 @@ class _Intake:
         """Commits what is to be committed of these."""
         self.replaced = False
         for file in files:
-            if self._fate.get(file) == "damaged":
+            if self._fate.get(file) in _LEFT_OUT:
                 continue
+            path = printable(str(self._folder / file))
             try:
                 self._one(file)
+            except FileNotFoundError:
+                self._fate[file] = "gone"
             except PartError as error:
-                self._fate[file] = "damaged"
-                self._done.damaged[str(self._folder / file)] = str(error)
+                self._fate[file], self._done.damaged[path] = "damaged", printable(str(error))
                 self._note(str(error))
+            except OSError as error:
+                self._fate[file], self._done.unreadable[path] = "unreadable", str(error.strerror)
+                self._note(f"{path} cannot be read: {error.strerror}: what it holds is not committed")
             if len(self._parts) + len(self._entries) >= _AT_ONCE or self._bytes >= _BYTES_AT_ONCE:
                 self._flush()
         self._flush()
@@ -162,17 +182,18 @@ class _Intake:
         entry, known = head.entry, self._of(head)
         verdict = known.verdict(head)
         part = score_parts.read(self._folder / file)[1] if head.unit and verdict == "take" else None
-        new = entry.shard not in known.shards
+        new = entry.shard not in known.path
         if verdict != "superseded" and (new or known.there(entry.file.path) != entry.shard):
-            entry = replace(entry, elsewhere=not (new or known.first(entry)))
+            entry = replace(entry, elsewhere=entry.elsewhere or not (new or known.first(entry)))
             gone = known.replaces(entry)
-            if gone:
-                self._flush()  # what waits for the older content must be there before it goes
-                self.replaced = True
+            if gone or (not entry.elsewhere and known.other_share(entry)):
+                self._flush()  # what waits must be there before its shard goes, or gets another share
+            self.replaced |= gone
             known.registered(entry, head.at)
             if gone or not entry.elsewhere:
                 self._entries.append(entry)
-        elif verdict == "take" and known.shard.get(entry.file.path) and known.audit.get(entry.shard) != entry.audit:
+        elif verdict == "take" and known.shard.get(entry.file.path) and known.other_share(entry):
+            self._flush()
             known.audit[entry.shard] = entry.audit
             self._entries.append(entry)
         if verdict != "take":
@@ -201,9 +222,9 @@ class _Intake:
         self._store.commit(self._parts, self._entries)
         self._parts, self._entries, self._bytes = [], [], 0
 
-    def told(self, parts: int) -> Ingested:
+    def told(self) -> Ingested:
         """The counts."""
         fates = list(self._fate.values())
-        self._done.parts, self._done.committed = parts, fates.count("committed")
+        self._done.parts, self._done.committed = len(fates) - fates.count("gone"), fates.count("committed")
         self._done.before, self._done.superseded = fates.count("before"), fates.count("superseded")
         return self._done

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from tropescan.errors import ShardError, TropescanError
+from tropescan.errors import ShardError, TropescanError, printable
 from tropescan.parts import Part, Tick, scan_unit, unforeseen
 from tropescan.scanner import Scanner
-from tropescan.shards import Columns, File, Unit, fingerprint, plan
+from tropescan.shards import Columns, File, Unit, changed, fingerprint, on_disk, plan
 
 Message = dict[str, Any]
 """An order or what comes of it, as JSON holds it."""
@@ -20,11 +20,13 @@ def planned(file: File, columns: Columns) -> Message:
     Raises TropescanError that no other shard could escape.
     """
     try:
-        made = plan(file, columns)
-        units = [vars(u) for u in made.units]
-        return {"say": "plan", "shard": fingerprint(file), "rows": made.rows, "units": units}
+        before = on_disk(file)
+        made, shard = plan(file, columns), fingerprint(file)
+        if on_disk(file) != before:
+            raise changed(file)
+        return {"say": "plan", "shard": shard, "rows": made.rows, "units": [vars(u) for u in made.units]}
     except ShardError as error:
-        return {"say": "failed", "kind": type(error).__name__, "error": str(error)}
+        return {"say": "failed", "kind": type(error).__name__, "error": printable(str(error))}
     except MemoryError:
         os._exit(1)  # as if killed for memory: the shard is tried again alone
     except TropescanError:
@@ -34,11 +36,20 @@ def planned(file: File, columns: Columns) -> Message:
 
 
 def scanned(
-    scanner: Scanner, file: File, columns: Columns, unit: Unit, limit: int | None, tick: Tick | None = None
+    scanner: Scanner,
+    file: File,
+    columns: Columns,
+    unit: Unit,
+    limit: int | None,
+    tick: Tick | None = None,
+    shard: str = "",
 ) -> Part:
-    """The part of a unit. Raises TropescanError that no other unit could escape, and what `tick` raises."""
+    """The part of a unit; the fingerprint of its `shard` tells where the file was only touched meanwhile.
+
+    Raises TropescanError that no other unit could escape, and what `tick` raises.
+    """
     try:
-        return scan_unit(scanner, file, columns, unit, limit, tick)
+        return scan_unit(scanner, file, columns, unit, limit, tick, shard)
     except MemoryError:
         os._exit(1)  # as if killed for memory: the unit is tried again alone
 

@@ -121,8 +121,10 @@ def added(batch: pa.Table, columns: pa.Table) -> pa.Table:
 def _column(texts: Iterable[str | None]) -> pa.Array:
     texts = texts if isinstance(texts, Sequence) else list(texts)  # what gives them once is asked once
     try:
-        return pa.array(texts, pa.large_string())
-    except UnicodeEncodeError:
-        return pa.array([t and _LONE.sub("\N{REPLACEMENT CHARACTER}", t) for t in texts], pa.large_string())
+        try:
+            return pa.array(texts, pa.large_string(), from_pandas=True)  # where NaN stands for no text
+        except UnicodeEncodeError:
+            whole = [_LONE.sub("\N{REPLACEMENT CHARACTER}", t) if isinstance(t, str) else t for t in texts]
+            return pa.array(whole, pa.large_string(), from_pandas=True)
     except (pa.ArrowInvalid, pa.ArrowTypeError):
         raise InputError("texts must be a list of str (None where there is no text)") from None

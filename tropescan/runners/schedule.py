@@ -107,6 +107,9 @@ class Schedule:
     entries: list[Entry] = field(default_factory=list)
     paths: set[str] = field(default_factory=set)
     shards: dict[str, str] = field(default_factory=dict)  # shard -> path
+    kept: dict[str, Entry] = field(default_factory=dict)  # shard -> failure to note of its path, should the shard move
+    turns: dict[int, deque[str]] = field(default_factory=dict)  # size -> paths of files to plan, in order
+    answers: dict[str, tuple[Task, Message]] = field(default_factory=dict)  # by path: plans that wait for their turn
     live: dict[Task, dict[str, int]] = field(default_factory=dict)
     totals: dict[str, int] = field(default_factory=dict)
     done_bytes: float = 0.0
@@ -126,7 +129,19 @@ class Schedule:
             return self.pending.popleft()
         return self.alone.popleft() if self.alone and not busy else None
 
-    def planned(self, task: Task, message: Message) -> None:
+    def answered(self, task: Task, message: Message) -> None:
+        """Takes what came of plans, those of files of one size in the order of their paths: of two copies the first is to count,
+        whichever worker was faster."""
+        self.answers[task.file.path] = (task, message)
+        turn = self.turns[task.file.bytes]
+        while turn and turn[0] in self.answers:
+            task, message = self.answers.pop(turn.popleft())
+            if message["say"] == "plan":
+                self._planned(task, message)
+            else:
+                self._unreadable(task, message["kind"], message["error"])
+
+    def _planned(self, task: Task, message: Message) -> None:
         """Registers a shard and queues the units that are left of it."""
         shard, file = message["shard"], task.file
         plan = Plan(message["rows"], tuple(Unit(**{**u, "groups": tuple(u["groups"])}) for u in message["units"]))
@@ -135,7 +150,7 @@ class Schedule:
             del self.known[file.path]  # what is stored of it goes with the entry: a copy elsewhere is scanned anew
         twin = self.shards.get(shard)
         if twin is not None and twin != file.path and twin in self.paths:
-            if other:
+            if other or not self.sink.moves:  # a folder may not know what an older one told of the path
                 self.entries.append(Entry(shard, self.model, file, plan, self.audit, elsewhere=True))
             self.summary.duplicates[file.path] = twin
             self.watcher.note(f"{file.path} holds the same bytes as {twin}: counted once")
@@ -147,7 +162,9 @@ class Schedule:
             before = next((k for k in self.known.values() if k["shard"] == shard), None)
         self.shards[shard] = file.path
         self.entries.append(Entry(shard, self.model, file, plan, self.audit))
-        units = [u for u in plan.units if not before or not self.settled(before["units"].get(u.index))]
+        if self.sink.moves and shard in self.kept:
+            self.entries.append(self.kept.pop(shard))
+        units = [u for u in plan.units if not before or not self.settled(before["units"].get(u.index), u.first_row)]
         if before and before["status"] == "failed" and not self.retry_failed:
             self.summary.failed[file.path] = before["kind"]
         self.left[shard] = len(units)
@@ -164,27 +181,29 @@ class Schedule:
             self.summary.failed_before += failed
             self.summary.done_before += not failed
 
-    def settled(self, unit: tuple[str, int] | None) -> bool:
-        """Whether a unit stored with this status and as many rows (None: it is not stored) is left as it is."""
+    def settled(self, unit: tuple[str, int] | None, first_row: int = 0) -> bool:
+        """Whether a unit stored with this status and as many rows (None: it is not stored) is left as it is. The limit is of its shard's rows."""
         return unit is not None and (
             unit[0] == "done"
             or (unit[0] == "failed" and not self.retry_failed)
-            or (unit[0] == "limited" and self.limit is not None and unit[1] >= self.limit)
+            or (unit[0] == "limited" and self.limit is not None and first_row + unit[1] >= self.limit)
         )
 
-    def unreadable(self, task: Task, kind: str, error: str) -> None:
-        """Records a file that could not even be planned."""
+    def _unreadable(self, task: Task, kind: str, error: str) -> None:
+        """Records a file that could not even be planned. Whatever its size and time, that is no proof of another content: what is stored of it stays."""
         file, before = task.file, self.known.get(task.file.path)
-        same = (
-            before
-            and not before["shard"].startswith("!")
-            and (before["bytes"], before["tag"]) == (file.bytes, file.tag)
-        )
-        if not same:  # where nothing says that the content changed, what was read of it before stays
-            self.known.pop(file.path, None)
-            shard = "!" + hashlib.sha256(file.path.encode()).hexdigest()[:31]
-            self.entries.append(Entry(shard, self.model, file, None, self.audit, (kind, error)))
+        shard = "!" + hashlib.sha256(file.path.encode()).hexdigest()[:31]
+        entry = Entry(shard, self.model, file, None, self.audit, (kind, error))
+        if before is None or before["shard"].startswith("!") or self._moved(before["shard"], file.path):
+            self.entries.append(entry)
+        else:
+            self.kept[before["shard"]] = entry
+            error += "; what is stored of it stays"
         self.set_aside(file, kind, error)
+
+    def _moved(self, shard: str, path: str) -> bool:
+        """Whether what was stored of this path has been found at another in this run, and follows it there."""
+        return self.sink.moves and self.shards.get(shard, path) != path
 
     def set_aside(self, file: File, kind: str, error: str) -> None:
         """Counts a file of which nothing can be scanned."""
@@ -228,7 +247,7 @@ class Schedule:
         what = f"{task.file.path}: the worker died twice ({how}), the second time with no other at work: too little memory, or a crash in a reader"
         kind = WorkerDied.__name__
         if task.unit is None:
-            self.unreadable(task, kind, what)
+            self.answered(task, {"say": "failed", "kind": kind, "error": what})
             return None
         return self.arrived(task, Part(status="failed", kind=kind, error=what))
 
@@ -271,6 +290,8 @@ def schedule(
     state.paths = {f.path for f in files}
     for file in files:
         _triage(state, file)
+    for task in sorted(state.pending, key=lambda t: t.file.path):
+        state.turns.setdefault(task.file.bytes, deque()).append(task.file.path)
     watcher.begin(len(files), sum(f.bytes for f in files))
     state.show()
     return state
@@ -380,10 +401,8 @@ def _drive(state: Schedule, crew: Crew, parts: list[Scored], writer: _Writer) ->
                 continue
             if message["say"] == "tick":
                 state.live[task] = message["counters"]
-            elif message["say"] == "plan":
-                state.planned(task, message)
-            elif message["say"] == "failed":
-                state.unreadable(task, message["kind"], message["error"])
+            elif message["say"] in ("plan", "failed"):
+                state.answered(task, message)
             elif message["say"] == "part":
                 parts.append(state.arrived(task, message["part"]))
             elif message["say"] == "died" and (lost := state.died(task, message["how"], message["ready"])):

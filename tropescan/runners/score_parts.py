@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from uuid import uuid4
 
 import numpy as np
@@ -34,13 +34,15 @@ from tropescan.store import Entry
 
 FORMAT = 1
 SUFFIX = ".parquet"
+COPY = "copy"  # ends the name of a part that has no unit: its path holds a shard which counts elsewhere
 _KEY, _SEAL = b"tropescan", b"tropescan_sha256"
 _TABLE = pa.schema([*DOCUMENTS, ("hits", pa.list_(PASSAGE))])
 
 
 @dataclass(frozen=True)
 class Head:
-    """What a part is about: the model as the database notes it, the shard with its plan, the unit (None: the shard could not be planned)."""
+    """What a part is about: the model as the database notes it, the shard with its plan, the unit (None: the shard could not be planned, or
+    counts elsewhere: then the part only tells what its path holds)."""
 
     model: dict[str, Any]
     entry: Entry
@@ -73,7 +75,7 @@ def origin(model: str, path: str) -> str:
 
 def name(entry: Entry, unit: Unit | None) -> str:
     """The name of a part: the same for the same content of the same path by the same model."""
-    end = f"{entry.shard}-{unit.index:05}" if unit else "failed"
+    end = f"{entry.shard}-{unit.index:05}" if unit else f"{entry.shard}-{COPY}" if entry.elsewhere else "failed"
     return f"{origin(entry.model, entry.file.path)}-{end}{SUFFIX}"
 
 
@@ -89,6 +91,7 @@ def write(folder: Path, model: dict[str, Any], entry: Entry, unit: Unit | None, 
         "file": asdict(entry.file),
         "plan": asdict(entry.plan) if entry.plan else None,
         "error": entry.error,
+        "elsewhere": entry.elsewhere,
         "unit": asdict(unit) if unit else None,
         "part": {k: getattr(part, k) for k in ("counters", "status", "kind", "error", "seconds", "flagged", "backend")},
     }
@@ -98,7 +101,7 @@ def write(folder: Path, model: dict[str, Any], entry: Entry, unit: Unit | None, 
     table = _joined(part).replace_schema_metadata({_KEY: raw_head, _SEAL: _sealed(raw_head)})
     with _translated(folder):
         try:
-            with open(temporary, "xb") as raw:
+            with _new(temporary) as raw:
                 pq.write_table(table, raw, compression="zstd", write_page_checksum=True)
                 raw.flush()
                 os.fsync(raw.fileno())
@@ -108,15 +111,24 @@ def write(folder: Path, model: dict[str, Any], entry: Entry, unit: Unit | None, 
     return target
 
 
+def _new(temporary: Path) -> IO[bytes]:
+    """The file, opened for writing. Its folder is made again where it is gone: of two scans on Ray, one may take away what is empty."""
+    try:
+        return open(temporary, "xb")
+    except FileNotFoundError:
+        temporary.parent.mkdir(exist_ok=True)
+        return open(temporary, "xb")
+
+
 def read_head(path: Path) -> Head:
-    """The head of a part; its rows are not read. Raises PartError."""
-    with _damage(path), pq.ParquetFile(path) as parquet:
+    """The head of a part; its rows are not read. Raises PartError where it is damaged, OSError where it cannot be opened or read."""
+    with _damage(path), open(path, "rb") as raw, pq.ParquetFile(raw) as parquet:
         return _head(path, parquet)
 
 
 def read(path: Path) -> tuple[Head, Part]:
-    """A whole part. Raises PartError."""
-    with _damage(path), pq.ParquetFile(path, page_checksum_verification=True) as parquet:
+    """A whole part. Raises as `read_head` does."""
+    with _damage(path), open(path, "rb") as raw, pq.ParquetFile(raw, page_checksum_verification=True) as parquet:
         head = _head(path, parquet)
         table = parquet.read(use_threads=False)
         if table.schema.remove_metadata() != _TABLE:
@@ -139,8 +151,11 @@ def _head(path: Path, parquet: pq.ParquetFile) -> Head:
         )
     plan = told["plan"] and Plan(told["plan"]["rows"], tuple(map(unit_of, told["plan"]["units"])))
     error = told["error"] and (str(told["error"][0]), str(told["error"][1]))
-    entry = Entry(told["shard"], told["model"]["model"], File(**told["file"]), plan, told["audit"], error)
-    unit = told["unit"] and unit_of(told["unit"])
+    # older parts say so by a unit of which nothing was read
+    nothing = told["part"]["status"] == "limited" and not any(told["part"]["counters"].values())
+    elsewhere = bool(told.get("elsewhere", nothing))
+    unit = unit_of(told["unit"]) if told["unit"] and not elsewhere else None
+    entry = Entry(told["shard"], told["model"]["model"], File(**told["file"]), plan, told["audit"], error, elsewhere)
     return Head(told["model"], entry, unit, told["part"], datetime.fromisoformat(told["at"]))
 
 
@@ -171,6 +186,8 @@ def _damage(path: Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, OSError) and error.errno:  # those of Arrow, on what it has read, have no number
+            raise
         reason = " ".join(str(error).split())[:200]
         raise PartError(
             f"{path} is no score part, or damaged ({reason}): remove it, and scan its shard again"

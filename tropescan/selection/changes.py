@@ -76,16 +76,15 @@ class Change:
     def texts(self, part: slice, column: pa.Array, counts: Counts) -> list[str | None]:
         """The new texts of these decided rows, whose texts `column` holds; counts what goes. Raises CorpusChanged where they are not those scanned."""
         old = texts(column)[0].to_pylist()
-        if self.rewrite is None:
-            new: list[str | None] = [None] * len(old)
-        else:
-            rows = self.decided.rows[part].tolist()
-            stored = self.decided.facts["characters"].slice(part.start, part.stop - part.start).to_pylist()
-            for row, text, size in zip(rows, old, stored, strict=True):
-                if len(text) != size:
-                    raise CorpusChanged(
-                        f"row {row} has a text of {len(text)} characters, the store says {size}: another column than at the scan? (--text-column)"
-                    )
+        rows = self.decided.rows[part].tolist()
+        stored = self.decided.facts["characters"].slice(part.start, part.stop - part.start).to_pylist()
+        for row, text, size in zip(rows, old, stored, strict=True):
+            if len(text) != size:
+                raise CorpusChanged(
+                    f"row {row} has a text of {len(text)} characters, the store says {size}: another column than at the scan? (--text-column)"
+                )
+        new: list[str | None] = [None] * len(old)
+        if self.rewrite:
             new = self.rewrite(rows, old)
         for before, after in zip(old, new, strict=True):
             counts.characters_removed += len(before) - len(after) if after is not None else len(before)

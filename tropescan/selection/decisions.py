@@ -18,6 +18,7 @@ from tropescan.selection.sources import Source
 from tropescan.selection.spans import Span
 from tropescan.store import Store
 
+_TOLD = ("score", "frame", "admirable")
 _OF_DOCUMENT = ", ".join(f'd."{n}"' for n in (*DOCUMENTS.names, "path"))
 _ABOUT = ", ".join(f'd."{n}"' for n in ("row", "id", "url", "domain", "characters", "passages", "audited", "path"))
 _OF_PASSAGE = ", ".join(f'p."{n}"' for n in PASSAGE.names if n in PASSAGE_COLUMNS and n != "audited")
@@ -29,7 +30,9 @@ _HERE = """(SELECT d.*, here.path FROM documents d JOIN (SELECT unnest($shards::
 DOCUMENTS_SQL = f"""SELECT d.shard, {_OF_DOCUMENT}, {", ".join(f"p.{f}" for f in FACETS)} FROM {_HERE} d LEFT JOIN (
   SELECT shard, row, {", ".join(FACETS)} FROM passages WHERE model = $model AND ($shard IS NULL OR shard = $shard) AND audited IS NULL
   QUALIFY row_number() OVER (PARTITION BY shard, row ORDER BY score DESC NULLS LAST, passage) = 1) p USING (shard, row)"""
-PASSAGES_SQL = f"""SELECT d.shard, {_ABOUT}, {_OF_PASSAGE} FROM passages p JOIN {_HERE} d USING (shard, row)
+# what is told of a document is its own, not its passages': under names that no rule can hold
+PASSAGES_SQL = f"""SELECT d.shard, {_ABOUT}, {_OF_PASSAGE}, {", ".join(f"d.{n} AS document_{n}" for n in _TOLD)}
+  FROM passages p JOIN {_HERE} d USING (shard, row)
   WHERE p.model = $model AND p.audited IS NULL"""
 
 
@@ -49,7 +52,7 @@ class Decisions:
 
 
 _DRAWN = 10_000
-FACTS = ("row", "id", "url", "domain", "characters", "score", "frame", "admirable")
+FACTS = ("row", "id", "url", "domain", "characters", *_TOLD)
 
 
 def documents(store: Store, model: str, source: Source, rule: Rule) -> Decisions:
@@ -60,13 +63,14 @@ def documents(store: Store, model: str, source: Source, rule: Rule) -> Decisions
 
 def passages(store: Store, model: str, source: Source, rule: Rule) -> Decisions:
     """The passages of a shard for which the rule holds, by document. Raises RuleError."""
-    sql = f"SELECT {', '.join(FACTS)}, start_char, end_char FROM ({PASSAGES_SQL}) WHERE {rule.sql} ORDER BY row, start_char"
+    facts = [f"document_{n}" if n in _TOLD else n for n in FACTS]
+    sql = f"SELECT {', '.join(facts)}, start_char, end_char FROM ({PASSAGES_SQL}) WHERE {rule.sql} ORDER BY row, start_char"
     found = store.locked(sql, _of(model, source))
     spans: dict[int, list[Span]] = {}
     for row, start, end in zip(*(found[n].to_pylist() for n in ("row", "start_char", "end_char")), strict=True):
         spans.setdefault(row, []).append((start, end))
     _, first = np.unique(found["row"].to_numpy(), return_index=True)
-    return Decisions(found.take(pa.array(first)).select(FACTS), spans)
+    return Decisions(found.take(pa.array(first)).select(facts).rename_columns(list(FACTS)), spans)
 
 
 @dataclass

@@ -9,7 +9,7 @@ from typing import IO, Any
 
 import pyarrow as pa
 
-from tropescan.errors import DamagedShard
+from tropescan.errors import DamagedShard, ShardError
 from tropescan.selection.changes import REASONS, Change, Counts, check_ids, expected_ids, reason_names
 from tropescan.shards import Columns, File
 from tropescan.shards.files import open_file
@@ -70,10 +70,16 @@ def _decided(
     (new,) = change.texts(at, pa.array([text], pa.large_string()), counts)
     reasons = change.reasons(at, [new is None])
     told = [reasons[name][0].as_py() for name in REASONS]
-    before = dumps(document | dict(zip(reason_names(document), told, strict=True))) + b"\n"
-    if new is None:
-        return None, before
-    return dumps(document | {columns.text: new}) + line[len(line.rstrip(b"\r\n")) :], before
+    try:
+        before = dumps(document | dict(zip(reason_names(document), told, strict=True))) + b"\n"
+        if new is None:
+            return None, before
+        return dumps(document | {columns.text: new}) + line[len(line.rstrip(b"\r\n")) :], before
+    except RecursionError:
+        row = change.decided.rows[at.start]
+        raise ShardError(
+            f"{file.path} row {row} is nested too deeply to be written again: take that line out"
+        ) from None
 
 
 def lines(file: File) -> Iterator[bytes]:

@@ -16,6 +16,7 @@ import orjson
 
 from tropescan.errors import NoSpace, OutputError
 from tropescan.selection.sources import base
+from tropescan.shards.files import filesystem, is_local
 
 HEAD = "_selection.json"
 REMOVED, POOL = "_removed", "_pool"
@@ -31,6 +32,14 @@ class Output:
     def path(self, name: str, under: str = "") -> Path:
         """Where a shard of this name goes (`under` REMOVED or POOL: what belongs to it)."""
         return self.folder / under / name
+
+    def clear(self, name: str) -> None:
+        """Takes away what there is of a shard of this name. Raises OutputError."""
+        try:
+            for under in (REMOVED, POOL, ""):
+                self.path(name, under).unlink(missing_ok=True)
+        except OSError as error:
+            raise _told(error, self.folder) from error
 
     @contextlib.contextmanager
     def writing(self, name: str, *unders: str) -> Iterator[list[Path]]:
@@ -83,35 +92,46 @@ def _begun(folder: Path, head: dict[str, Any]) -> str:
         if any(not p.name.endswith(".partial") for p in folder.iterdir()):
             raise OutputError(f"{folder} is not empty: give --out a new folder")
         selection = uuid.uuid4().hex[:12]
-        partial = folder / f".{HEAD}.partial"
-        partial.write_bytes(orjson.dumps({"selection": selection, **head}, option=orjson.OPT_INDENT_2))
-        os.replace(partial, there)
+        _write(there, {"selection": selection, **head})
     except OSError as error:
         raise _told(error, folder) from error
     return selection
 
 
+def _write(there: Path, head: dict[str, Any]) -> None:
+    partial = there.with_name(f".{HEAD}.partial")
+    partial.write_bytes(orjson.dumps(head, option=orjson.OPT_INDENT_2))
+    os.replace(partial, there)
+
+
 def _same(there: Path, head: dict[str, Any]) -> str:
+    """The id of the selection that a folder holds. A shard without a fingerprint could not be read: it may be any, and is noted once it can be."""
     try:
         found: dict[str, Any] = orjson.loads(there.read_bytes())
         selection = str(found.pop("selection"))
-    except (orjson.JSONDecodeError, KeyError, AttributeError):
+        stored, given = dict(found["shards"]), head["shards"]
+    except (orjson.JSONDecodeError, KeyError, AttributeError, TypeError, ValueError):
         raise OutputError(f"{there} is damaged: give --out a new folder") from None
+    head = head | {"shards": {name: shard or stored.get(name, "") for name, shard in given.items()}}
+    found["shards"] = {name: shard or given.get(name, "") for name, shard in stored.items()}
     differing = [k for k in head if found.get(k) != head[k]]
     if differing:
         raise OutputError(
             f"{there.parent} holds another selection (other {', '.join(differing)}): give --out a new folder"
         )
+    if found["shards"] != stored:
+        _write(there, {"selection": selection, **found})
     return selection
 
 
 def _outside(folder: Path, inputs: Sequence[str]) -> None:
     here = os.path.realpath(folder)
-    for given in (i.removeprefix("file://") for i in inputs):
-        if "://" in given:
+    for given in inputs:
+        fs, place = filesystem(given)
+        if not is_local(fs):
             continue
         root = os.path.realpath(base(given))
-        within = here == root or (here.startswith(root.rstrip("/") + "/") and not os.path.isfile(given))
+        within = here == root or (here.startswith(root.rstrip("/") + "/") and not os.path.isfile(place))
         if within or root.startswith(here.rstrip("/") + "/"):
             raise OutputError(f"--out {folder} is, lies inside or holds the input {given}: give a folder apart from it")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,11 @@ def rewrite(file: File, columns: Columns, change: Change, out: Path, aside: Path
     with opened(file) as parquet, contextlib.ExitStack() as stack:
         schema = parquet.schema_arrow
         text, id = _at(schema, columns.text, file), _at(schema, columns.id, None)
-        form = _form(parquet.metadata)
+        form = _form(parquet.metadata, columns.text if change.rewrite else None)
+        if change.rewrite and pa.types.is_fixed_size_binary(schema.field(text).type):
+            raise OutputError(
+                f"the texts in column '{columns.text}' are of a fixed length, so that none can be masked or tagged: give --mode drop or replace"
+            )
         main = stack.enter_context(pq.ParquetWriter(out, schema, **form))
         if (
             not form["store_schema"] and parquet.metadata.metadata
@@ -151,8 +156,11 @@ def _at(schema: pa.Schema, name: str, file: File | None) -> int:
     return -1
 
 
-def _form(meta: Any) -> dict[str, Any]:
-    """How the file was written, as options of ParquetWriter. (The level of its compression is not in the file: pyarrow's default is used.)"""
+def _form(meta: Any, rewritten: str | None) -> dict[str, Any]:
+    """How the file was written, as options of ParquetWriter; `rewritten` is the column that gets other values.
+
+    The level of its compression is not in the file: pyarrow's default is used.
+    """
     leaves = [meta.schema.column(i) for i in range(meta.num_columns)]
     group: Any = meta.row_group(0) if meta.num_row_groups else None
     compression: dict[str, str] = {}
@@ -166,8 +174,11 @@ def _form(meta: Any) -> dict[str, Any]:
             dictionary.append(leaf.path)
         if chunk.is_stats_set:
             statistics.append(leaf.path)
+    # what DuckDB writes as version 1, and pyarrow in none before 2.6
+    kinds = [str(leaf.logical_type) for leaf in leaves]
+    late = any(k == "Int(bitWidth=32, isSigned=false)" or (k[:9] == "Timestamp" and "=nanoseconds" in k) for k in kinds)
     return {
-        "version": meta.format_version if meta.format_version in ("1.0", "2.4", "2.6") else "2.6",
+        "version": meta.format_version if meta.format_version in ("1.0", "2.4") and not late else "2.6",
         "compression": compression or "snappy",
         "use_dictionary": dictionary,
         "write_statistics": statistics,
@@ -178,8 +189,15 @@ def _form(meta: Any) -> dict[str, Any]:
         "store_decimal_as_integer": any(
             leaf.logical_type.type == "DECIMAL" and leaf.physical_type in ("INT32", "INT64") for leaf in leaves
         ),
-        "sorting_columns": list(group.sorting_columns) or None if group is not None else None,
+        "sorting_columns": _sorting(meta, rewritten),
     }
+
+
+def _sorting(meta: Any, rewritten: str | None) -> list[Any] | None:
+    """The columns that the rows are said to be ordered by; not from one on that is rewritten."""
+    leaves = [meta.schema.column(i).path for i in range(meta.num_columns)]
+    given = meta.row_group(0).sorting_columns if meta.num_row_groups else ()
+    return list(takewhile(lambda s: leaves[s.column_index] != rewritten, given)) or None
 
 
 def _reason_fields(schema: pa.Schema) -> list[pa.Field]:

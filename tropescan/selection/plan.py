@@ -53,6 +53,11 @@ class Request:
     def by_passage(self) -> bool:
         return self.mode == "mask" or (self.mode == "tag" and self.around)
 
+    @property
+    def closing(self) -> str:
+        """The token behind a passage."""
+        return self.token if self.end_token is None else self.end_token
+
     def options(self) -> dict[str, Any]:
         """What tells this selection from another with the same rule and mode."""
         told: dict[str, Any] = {
@@ -63,7 +68,7 @@ class Request:
         if self.mode == "mask":
             told |= {"marker": self.marker, "until_clean": self.until_clean}
         if self.mode == "tag":
-            told |= {"token": self.token, "end_token": self.end_token or self.token, "around": self.around}
+            told |= {"token": self.token, "end_token": self.closing, "around": self.around}
         if self.mode == "replace":
             told |= {"pool": self.pool}
         return told
@@ -146,7 +151,7 @@ class Plan:
         return new
 
     def _tagged(self, decided: Decisions, rows: list[int], texts: list[str]) -> list[str | None]:
-        token, end = self.request.token, self.request.end_token or self.request.token
+        token, end = self.request.token, self.request.closing
         if not self.request.around:
             return [token + text for text in texts]
         return [

@@ -23,7 +23,8 @@ EXAMPLES = 10
 @dataclass
 class Preview:
     """What a selection would do. `shards`, `domains` and `frames` give documents and characters that go (or change), and those they are a share of:
-    of a shard all that was scanned, of a domain or frame all that the gate passed. `examples` are drawn by a hash."""
+    of a shard all that was scanned, of a domain or frame all that the gate passed. `unscanned` says why shards have no whole scan: those are copied
+    or left out as they are, and counted nowhere. `examples` are drawn by a hash."""
 
     documents: int = 0
     characters: int = 0
@@ -32,6 +33,7 @@ class Preview:
     shards: dict[str, dict[str, int]] = field(default_factory=dict)
     domains: dict[str, dict[str, int]] = field(default_factory=dict)
     frames: dict[str, dict[str, int]] = field(default_factory=dict)
+    unscanned: dict[str, str] = field(default_factory=dict)
     pool_documents: int = 0
     pool_characters: int = 0
     examples: list[dict[str, Any]] = field(default_factory=list)
@@ -39,7 +41,7 @@ class Preview:
 
 def preview(plan: Plan, sources: Sequence[Source]) -> Preview:
     """Asks the rule of every shard and writes nothing; no text is read but that of the examples."""
-    out = Preview()
+    out = Preview(unscanned={s.name: s.state for s in sources if not s.scanned})
     model = plan.model["model"]
     totals = {
         r["shard"]: r
@@ -59,11 +61,13 @@ def preview(plan: Plan, sources: Sequence[Source]) -> Preview:
         out.passages += sum(map(len, decided.spans.values()))
         out.untouched += plan.untouched(source, decided)
         for fact in decided.facts.to_pylist():
+            flagged = decided.spans.get(fact["row"], [])
             for name in ("domain", "frame"):
                 counted[name][fact[name] or ""] += 1
-                counted[f"{name} characters"][fact[name] or ""] += fact["characters"]
+                size = _length(flagged) if plan.request.by_passage else fact["characters"]
+                counted[f"{name} characters"][fact[name] or ""] += size
             key = md5(f"{source.shard}:{fact['row']}".encode(), usedforsecurity=False).hexdigest()
-            drawn.append((key, source, fact, decided.spans.get(fact["row"], [])))
+            drawn.append((key, source, fact, flagged))
         drawn = nsmallest(EXAMPLES, drawn, key=lambda d: d[0])
     scanned = [s.shard for s in sources if s.scanned]  # twice, and counted twice, where two files are the same shard
     for name, into in (("domain", out.domains), ("frame", out.frames)):
@@ -90,8 +94,12 @@ def preview(plan: Plan, sources: Sequence[Source]) -> Preview:
 
 def _size(decided: Decisions, by_passage: bool) -> int:
     if by_passage:
-        return sum(end - start for one in decided.spans.values() for start, end in one)
+        return sum(map(_length, decided.spans.values()))
     return int(pc.sum(decided.facts["characters"]).as_py() or 0)
+
+
+def _length(spans: Sequence[Span]) -> int:
+    return sum(end - start for start, end in spans)
 
 
 def _examples(plan: Plan, drawn: list[tuple[str, Source, dict[str, Any], list[Span]]]) -> Iterator[dict[str, Any]]:

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tropescan.errors import CorpusChanged, InputError, ShardError, TropescanError
+from tropescan.parts import unforeseen
 from tropescan.selection import lines, output, parquet, sources, weighing
 from tropescan.selection.changes import Counts
 from tropescan.selection.decisions import Decisions
@@ -93,7 +94,7 @@ def select(
             if before and plan.whole is None:
                 continue
             if not before and not source.scanned and request.unscanned == "drop":
-                yield _Task(source, lambda _, s=source: _left_out(s), f"left out: {source.state}", "")  # type: ignore[misc]
+                yield _Task(source, lambda to, s=source: _left_out(s, to), f"left out: {source.state}", "")  # type: ignore[misc]
                 continue
             decided = plan.decide(source)
             done.untouched += plan.untouched(source, decided)
@@ -178,6 +179,7 @@ def _run(
             for s in found
             if (row := before.get(s.file.path))
             and row["options"] == noting
+            and s.shard in ("", row["shard"])
             and _there(row, to)
             # what was kept or left out for want of a scan is done again once it has one
             and not (s.scanned and ": " in row["outcome"])
@@ -230,6 +232,12 @@ def _each(tasks: Iterator[_Task], to: Output, workers: int, done: Done) -> Itera
                     except (ShardError, InputError) as error:
                         done.failed[task.source.file.path] = error
                         continue
+                    except (TropescanError, MemoryError, OSError):
+                        raise  # of the output, the store or the machine
+                    except Exception as error:  # a defect of ours or of a library costs this shard alone
+                        told = unforeseen(task.source.file, error, "selecting")
+                        done.failed[task.source.file.path] = ShardError(told)
+                        continue
                     yield task, counts
         finally:
             for future in running:
@@ -267,7 +275,8 @@ def _copy(source: Source, main: Path) -> None:
         shutil.copyfileobj(raw, sink, 1 << 22)
 
 
-def _left_out(source: Source) -> Counts:
+def _left_out(source: Source, to: Output) -> Counts:
+    to.clear(source.name)  # as an earlier run wrote it that had a scan of it
     n = _counted(source)
     return Counts(n, 0, n)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from tropescan.errors import CorpusChanged, InputError, NotScanned, OutputError, ShardError
 from tropescan.shards import File, find, fingerprint
+from tropescan.shards.files import filesystem, is_local
 from tropescan.store import Store
 
 UNSCANNED = ("refuse", "keep", "drop")
@@ -18,7 +19,7 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Source:
-    """A shard to select from. `name` is its path below the output folder; `shard` the fingerprint that the store knows it by.
+    """A shard to select from. `name` is its path below the output folder; `shard` the fingerprint that the store knows it by, '' where it was not read.
 
     `state` is 'done' where the model scanned all of it, else why there is no such scan; `rows` as the store counted them, None where it did not (JSON Lines).
     """
@@ -40,14 +41,14 @@ def locate(paths: Sequence[str]) -> list[tuple[File, str]]:
     files: dict[str, File] = {}
     names: dict[str, str] = {}
     for path in paths:
-        below = base(path)
-        for file in find([path]):
+        top = base(path)
+        listed = find([path])
+        for file in listed:
             if file.path in files:
                 continue
             if file.printable != file.path:
                 raise InputError(f"{file.printable} cannot be selected from under a name that is not UTF-8: rename it")
-            name = file.name.removeprefix(below) if file.name.startswith(below) else file.name.rsplit("/", 1)[-1]
-            name = _safe(name, file.path)
+            name = _safe(_below(top, file, alone=len(listed) == 1), file.path)
             if name.lower() in names:
                 raise OutputError(
                     f"{file.path} and {names[name.lower()]} would both be written to {name}: select from one corpus at a time, each into its own folder"
@@ -94,7 +95,8 @@ def match(store: Store, model: str, located: Sequence[tuple[File, str]], unscann
 
 
 def _source(file: File, name: str, known: dict[str, Any]) -> Source:
-    return Source(file, name, known["shard"], known["status"], known["rows"])
+    shard = "" if known["shard"].startswith("!") else known["shard"]  # of a file that could not be read
+    return Source(file, name, shard, known["status"], known["rows"])
 
 
 def _refuse(store: Store, model: str, sources: Sequence[Source], unscanned: str, any_known: bool) -> None:
@@ -123,15 +125,28 @@ def told(names: Sequence[str]) -> str:
 
 
 def base(path: str) -> str:
-    """The part of the full path of a found shard that is not part of its name in the output."""
-    fixed = path.removeprefix("file://")
-    if any(c in fixed for c in "*?[") and not os.path.exists(fixed):
-        fixed = fixed[: min(fixed.index(c) for c in "*?[" if c in fixed)]
-        fixed = fixed[: fixed.rfind("/") + 1]
-    if "://" in fixed:
-        return fixed if fixed.endswith("/") else fixed + "/"
-    full = os.path.abspath(fixed)
-    return (full if os.path.isdir(full) else os.path.dirname(full)).rstrip("/") + "/"
+    """The folder that is no part of the names, in the output, of the shards under a path: itself, or the one that the file or glob is in; '/' behind it."""
+    fs, root = filesystem(path)
+    local = is_local(fs)
+    if any(c in root for c in "*?[") and not (local and os.path.exists(root)):
+        root = root[: min(root.index(c) for c in "*?[" if c in root)].rpartition("/")[0]
+    elif local and not os.path.isdir(root):
+        root = os.path.dirname(root)
+    full = str(root if local else fs.unstrip_protocol(root))
+    return full if full.endswith("/") else full + "/"
+
+
+def _below(top: str, file: File, alone: bool) -> str:
+    """The path of a shard below the folder `top`. Raises OutputError where it does not lie there, unless it is found `alone`."""
+    path = file.name
+    if "://" not in file.path:  # both begin as the path was given, and may hold '..', '.' and '//'
+        top, path = (f"/{os.path.normpath(p).strip('/')}" for p in (top, path))
+        top = top.rstrip("/") + "/"
+    if path.startswith(top):
+        return path.removeprefix(top)
+    if alone:
+        return path.rpartition("/")[2]
+    raise OutputError(f"{file.path} does not lie below {top}: name its folder as it is named in the paths of its files")
 
 
 def _safe(name: str, path: str) -> str:

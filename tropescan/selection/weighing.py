@@ -53,22 +53,9 @@ class Weighing:
                 check_ids(source.file.path, ids.take(pa.array(rows - first)), weights.ids[begin:end], rows.tolist())
                 weight = np.full(len(ids), weights.other)
                 weight[rows - first] = weights.weights[begin:end]
-                sink(
-                    pa.table(
-                        {"id": ids, "row": pa.array(np.arange(first, first + len(ids))), "weight": weight}
-                    ).replace_schema_metadata(self._metadata)
-                )
+                told = {"id": ids, "row": pa.array(np.arange(first, first + len(ids))), "weight": weight}
+                sink(pa.table(told).replace_schema_metadata(self._metadata))
                 first += len(ids)
-            if not first:
-                sink(
-                    pa.table(
-                        {
-                            "id": pa.array([], pa.string()),
-                            "row": pa.array([], pa.int64()),
-                            "weight": pa.array([], pa.float64()),
-                        }
-                    )
-                )
         if source.rows is not None and first != source.rows:
             raise CorpusChanged(
                 f"{source.file.path} has {first} rows, the store counted {source.rows}: scan again, then weigh"
@@ -79,6 +66,8 @@ class Weighing:
     def _parquet(self, source: Source) -> Any:
         with parquet.opened(source.file) as shard:
             there = self._columns.id in shard.schema_arrow.names
+            if not shard.metadata.num_row_groups:
+                yield pa.array([], pa.string())
             for g in range(shard.metadata.num_row_groups):
                 if there:
                     yield plain(shard.read_row_group(g, columns=[self._columns.id])[self._columns.id].combine_chunks())
@@ -87,12 +76,13 @@ class Weighing:
 
     def _lines(self, source: Source) -> Any:
         pending: list[str | None] = []
+        first = True
         for line in lines.lines(source.file):
             pending.append(_id(line, self._columns.id))
             if len(pending) == _LINES:
                 yield pa.array(pending, pa.string())
-                pending = []
-        if pending:
+                pending, first = [], False
+        if pending or first:
             yield pa.array(pending, pa.string())
 
 

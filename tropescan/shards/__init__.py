@@ -3,7 +3,21 @@
 from __future__ import annotations
 
 from tropescan.shards.files import File, fingerprint
-from tropescan.shards.finding import find, unchanged
+from tropescan.shards.finding import changed, find, on_disk, require_unchanged, unchanged
 from tropescan.shards.stream import Columns, Plan, Unit, plan, read, rows
 
-__all__ = ["Columns", "File", "Plan", "Unit", "find", "fingerprint", "plan", "read", "rows", "unchanged"]
+__all__ = [
+    "Columns",
+    "File",
+    "Plan",
+    "Unit",
+    "changed",
+    "find",
+    "fingerprint",
+    "on_disk",
+    "plan",
+    "read",
+    "require_unchanged",
+    "rows",
+    "unchanged",
+]

@@ -91,9 +91,12 @@ def _remote(fs: Any, root: str, globbed: bool) -> tuple[list[File], bool]:
 
 
 def _in_store(fs: Any, info: dict[str, Any]) -> File:
+    return File(str(fs.unstrip_protocol(info["name"])), int(info.get("size") or 0), next(iter(_tags(info)), ""))
+
+
+def _tags(info: dict[str, Any]) -> list[str]:
     tags = ("ETag", "etag", "md5Hash", "blob_id", "LastModified", "mtime", "last_modified")
-    tag = next((str(info[k]) for k in tags if info.get(k)), "")
-    return File(str(fs.unstrip_protocol(info["name"])), int(info.get("size") or 0), tag)
+    return [str(info[k]) for k in tags if info.get(k)]
 
 
 def unchanged(path: str, shard: str, size: int, tag: str) -> File:
@@ -102,3 +105,38 @@ def unchanged(path: str, shard: str, size: int, tag: str) -> File:
     if (now.bytes, now.tag) != (size, tag) and fingerprint(now) != shard:
         raise CorpusChanged(f"{path} changed since it was scanned: scan it again")
     return now
+
+
+def on_disk(file: File) -> File:
+    """The file as it lies there now, where it is local; any other as it was found."""
+    fs, name = filesystem(file.path)
+    return _on_disk(name) if is_local(fs) else file
+
+
+def require_unchanged(file: File, shard: str = "") -> None:
+    """That a file, once it is read, is as it was found, or at least of this fingerprint. What is gone, or has no tag, tells nothing.
+
+    Raises UnreadableShard.
+    """
+    fs, name = filesystem(file.path)
+    if is_local(fs):
+        now = _on_disk(name)
+        same = not (now.tag and file.tag) or (now.bytes, now.tag) == (file.bytes, file.tag) or fingerprint(now) == shard
+    else:
+        same = not file.tag or _same_in_store(fs, name, file.tag)
+    if not same:
+        raise changed(file)
+
+
+def _same_in_store(fs: Any, name: str, tag: str) -> bool:
+    try:
+        tags = _tags(fs.info(name))
+    except Exception:  # it was read to its end: a server that is silent now costs nothing
+        return True
+    # listings and single answers may give tags of several kinds, with quotes or without
+    return not tags or tag.strip('"') in [t.strip('"') for t in tags]
+
+
+def changed(file: File) -> UnreadableShard:
+    """What is told of a file that was written while it was read."""
+    return UnreadableShard(f"{file.path} changed while it was read: scan it again with --retry-failed")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,13 +14,14 @@ import orjson
 import pyarrow as pa
 import pyarrow.json as pj
 
-from tropescan.errors import DamagedShard, MissingColumn
+from tropescan.errors import MissingColumn, ShardError
 from tropescan.schema import Ints
-from tropescan.shards.files import File, open_file
+from tropescan.shards import unpacking
+from tropescan.shards.files import File
 
-_BLOCK = 1 << 20
 _BATCH_BYTES, _BATCH_ROWS = 4 << 20, 1000
 _HUGE = 16 << 20  # bytes of a line
+_SHOWN, _SHOWN_CHARACTERS = 30, 80  # keys of a message, and of a key
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ def read(file: File, text: str, id: str, url: str, id_required: bool) -> Iterato
     size = bad = 0
     seen: set[str] = set()
     good = 0
-    for number, line in enumerate(_lines(file)):
+    damage: list[ShardError] = []
+    for number, line in enumerate(unpacking.lines(file, damage)):
         if len(line) >= _HUGE and (alone := _huge(line, number, text, id, url)) is not None:
             if pending or bad:
                 yield _batch(pending, text, id, url, bad)
@@ -72,6 +74,15 @@ def read(file: File, text: str, id: str, url: str, id_required: bool) -> Iterato
         _require(file, seen, text, id, id_required)
     if pending or bad:
         yield _batch(pending, text, id, url, bad)
+    if damage:
+        raise damage[0]
+
+
+def told(names: Collection[str]) -> str:
+    """Keys or columns in a message, the first of many, the beginning of long ones."""
+    shown = [n if len(n) <= _SHOWN_CHARACTERS else f"{n[:_SHOWN_CHARACTERS]}..." for n in sorted(names)[:_SHOWN]]
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return (", ".join(shown) or "none") + more
 
 
 def _huge(line: bytes, number: int, text: str, id: str, url: str) -> Batch | None:
@@ -79,11 +90,11 @@ def _huge(line: bytes, number: int, text: str, id: str, url: str) -> Batch | Non
     reading = pj.ReadOptions(use_threads=False, block_size=len(line) + 1)
     # what ids mostly are; Arrow would make times of some strings, and of other kinds something else than `as_text` does
     for kind in (pa.string(), pa.int64()):
-        schema = pa.schema({url: pa.string(), id: kind, text: pa.string()})
-        options = pj.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
         try:
+            schema = pa.schema({url: pa.string(), id: kind, text: pa.string()})
+            options = pj.ParseOptions(explicit_schema=schema, unexpected_field_behavior="ignore")
             table = pj.read_json(pa.BufferReader(line), reading, options)
-        except pa.ArrowInvalid:
+        except (pa.ArrowInvalid, UnicodeEncodeError):  # the latter of a name that is no Unicode
             continue
         if len(table) != 1 or table[text].null_count:
             return None
@@ -100,9 +111,20 @@ def loads(line: bytes) -> Any:
         if not _rounded(value):
             return value
     try:
-        return json.loads(line.decode("utf-8-sig", "replace"))
+        return _DECODER.decode(line.decode("utf-8-sig", "replace"))
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def _integer(digits: str) -> int | str:
+    """An integer; as it is written where it has more digits than Python makes a number of."""
+    try:
+        return int(digits)
+    except ValueError:
+        return digits
+
+
+_DECODER = json.JSONDecoder(parse_int=_integer)
 
 
 def _rounded(value: Any) -> bool:
@@ -128,10 +150,13 @@ def dumps(value: Any) -> bytes:
 
 
 def as_text(value: Any) -> str | None:
-    """A value of a line as a column holds it: a string mended, null as it is, anything else as JSON."""
+    """A value of a line as a column holds it: a string mended, null as it is, anything else as JSON; null where that is nested too deeply."""
     if value is None:
         return None
-    return unicode(value) if isinstance(value, str) else dumps(value).decode()
+    try:
+        return unicode(value) if isinstance(value, str) else dumps(value).decode()
+    except RecursionError:
+        return None
 
 
 def unicode(text: str) -> str:
@@ -172,7 +197,7 @@ def _require(file: File, seen: set[str], text: str, id: str, id_required: bool) 
     for name, required in ((text, True), (id, id_required)):
         if required and name not in seen:
             raise MissingColumn(
-                f"{file.path} has no key '{name}'; its keys: {', '.join(sorted(seen)) or 'none'}: name the right one with --text-column or --id-column"
+                f"{file.path} has no key '{name}'; its keys: {told(seen)}: name the right one with --text-column or --id-column"
             )
 
 
@@ -187,27 +212,3 @@ def _batch(pending: list[tuple[int, dict[str, Any], bool]], text: str, id: str, 
     numbers = np.array([n for n, _, _ in pending], np.int64)
     repaired = np.array([odd for _, _, odd in pending], bool)
     return Batch(int(numbers[0]) if len(numbers) else 0, column(text), column(id), column(url), numbers, bad, repaired)
-
-
-def _lines(file: File) -> Iterator[bytes]:
-    codec = {"jsonl.gz": "gzip", "jsonl.zst": "zstd"}.get(file.format)
-    try:
-        with open_file(file.path) as raw, _decompressed(raw, codec) as stream:
-            rest: list[bytes] = []
-            while block := stream.read(_BLOCK):
-                first, *others = block.split(b"\n")
-                rest.append(first)
-                if others:
-                    line, rest = b"".join(rest), [others.pop()]
-                    yield line
-                    del line  # may be long: not held while the next is gathered
-                    yield from others
-            if any(rest):
-                yield b"".join(rest)
-    except (pa.ArrowException, OSError, EOFError) as error:
-        reason = str(error).split("\n")[0][:200]
-        raise DamagedShard(f"{file.path} is truncated or damaged ({reason}): fetch it again") from None
-
-
-def _decompressed(raw: IO[bytes], codec: str | None) -> Any:
-    return pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), codec) if codec else raw

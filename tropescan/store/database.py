@@ -28,7 +28,7 @@ from tropescan.shards import File, Plan, Unit
 from tropescan.store import expressions
 from tropescan.store.tables import TABLES, VIEWS
 
-_READING = ([duckdb.StatementType.SELECT], [duckdb.StatementType.EXPLAIN])
+_EXPLAIN_OPTIONS = re.compile(r"\([\w\s,]*\)")
 
 
 @dataclass(frozen=True)
@@ -181,9 +181,8 @@ class Store:
         """The result of one read-only SQL query as Arrow. Raises QueryError with DuckDB's reason."""
         with self.connect(read_only=True) as c:
             try:
-                given = c.extract_statements(sql)
-                if [s.type for s in given] not in _READING:  # COPY would write files
-                    raise QueryError("the query was refused: give one SELECT")
+                if not _reads(c, sql):
+                    raise QueryError("the query was refused: give one SELECT, or EXPLAIN of one")
                 return c.sql(sql).to_arrow_table()
             except duckdb.Error as error:
                 raise QueryError(f"the query was refused: {_first(str(error))}") from None
@@ -224,6 +223,29 @@ class Store:
         raise InputError(f"{self.path} holds no scores of model '{wanted}': it has {known}")
 
 
+def _reads(c: duckdb.DuckDBPyConnection, sql: str) -> bool:
+    """Whether this is one SELECT, or EXPLAIN of one. COPY writes files however the database was opened: EXPLAIN ANALYZE runs it, and WITH may hold it."""
+    kinds = [s.type for s in c.extract_statements(sql)]
+    if kinds == [duckdb.StatementType.EXPLAIN]:
+        explained = _explained(sql)
+        return _selects(c, explained) or _selects(c, _EXPLAIN_OPTIONS.sub("", explained, count=1))
+    return kinds == [duckdb.StatementType.SELECT] and _selects(c, sql)
+
+
+def _selects(c: duckdb.DuckDBPyConnection, sql: str) -> bool:
+    ((tree,),) = c.execute("SELECT json_serialize_sql(?)", [sql]).fetchall()
+    return not orjson.loads(tree)["error"] and '"type":"COPY_QUERY_NODE"' not in tree
+
+
+def _explained(sql: str) -> str:
+    """What stands behind EXPLAIN and ANALYZE, with the options in parentheses where there are any."""
+    raw = sql.encode()  # tokens are told by their bytes
+    words = [at for at, kind in duckdb.tokenize(sql) if kind != duckdb.token_type.comment][1:]
+    if raw[words[0] :].upper().startswith((b"ANALYZE", b"ANALYSE")):
+        del words[0]
+    return raw[words[0] :].decode()
+
+
 def _require_duckdb(path: Path) -> None:
     """DuckDB would open Parquet, JSON and SQLite files as well, some with a package that it looks for on the network. Raises WrongSchema."""
     with contextlib.suppress(OSError), open(path, "rb") as file:
@@ -234,7 +256,10 @@ def _require_duckdb(path: Path) -> None:
 
 def _register(c: duckdb.DuckDBPyConnection, e: Entry) -> None:
     here = [e.file.path, e.model, e.shard]
-    for (gone,) in c.execute("SELECT shard FROM files WHERE path = ? AND model = ? AND shard <> ?", here).fetchall():
+    others = c.execute("SELECT shard FROM files WHERE path = ? AND model = ? AND shard <> ?", here).fetchall()
+    if others and e.plan is None and not e.elsewhere:  # a failure to read is no proof of another content
+        return
+    for (gone,) in others:
         for table in ("documents", "passages", "units", "files"):
             c.execute(f'DELETE FROM "{table}" WHERE shard = ? AND model = ?', [gone, e.model])
     if e.elsewhere:
@@ -272,12 +297,14 @@ def _audit(c: duckdb.DuckDBPyConnection, e: Entry) -> float | None:
 
 def _commit(c: duckdb.DuckDBPyConnection, key: list[Any], unit: Unit, part: Part) -> None:
     here = "shard = ? AND model = ? AND unit = ?"
-    there = c.execute(f"SELECT status, rows FROM units WHERE {here}", key).fetchone()
+    there = c.execute(f"SELECT status, rows, kind, error FROM units WHERE {here}", key).fetchone()
     if there and there[0] == "done":
         return
     if there and part.brings_less(there[1]):
+        told = (part.status, part.kind, part.error) if part.kind else (there[0], *there[2:])
+        looked = part.at or _now()  # else `ingest` would take the part for newer each time
         c.execute(
-            f"UPDATE units SET status = ?, kind = ?, error = ? WHERE {here}", [part.status, part.kind, part.error, *key]
+            f"UPDATE units SET status = ?, kind = ?, error = ?, scanned_at = ? WHERE {here}", [*told, looked, *key]
         )
         return
     if there:

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from tropescan.errors import TropescanError
+from tropescan.errors import TropescanError, printable
 from tropescan.runners.orders import planned, scanned, unit_of
 from tropescan.scanner import Scanner
 from tropescan.shards import Columns, File
@@ -36,7 +36,8 @@ def work(pipe: Connection, setup: dict[str, Any]) -> None:
             if order["do"] == "plan":
                 _send(pipe, planned(file, columns))
             else:
-                part = scanned(scanner, file, columns, unit_of(order["unit"]), setup["limit"], _Ticker(pipe))
+                unit, tick = unit_of(order["unit"]), _Ticker(pipe)
+                part = scanned(scanner, file, columns, unit, setup["limit"], tick, order["shard"])
                 head, *tables = part.to_buffers()
                 _send(pipe, {"say": "part"})
                 for buffer in (head, *tables):
@@ -44,7 +45,7 @@ def work(pipe: Connection, setup: dict[str, Any]) -> None:
     except (EOFError, BrokenPipeError, ConnectionResetError):
         os._exit(0)  # the parent is gone
     except TropescanError as error:
-        _send(pipe, {"say": "fatal", "kind": type(error).__name__, "error": str(error)})
+        _send(pipe, {"say": "fatal", "kind": type(error).__name__, "error": printable(str(error))})
 
 
 def _loaded(setup: dict[str, Any]) -> Scanner:

@@ -99,13 +99,17 @@ class Crew:
 
     def _fetched(self, path: Path) -> Part:
         deadline = time.monotonic() + PATIENCE
-        while not path.exists():
-            if time.monotonic() > deadline:
-                raise StoreError(
-                    f"{path}, written by a Ray worker, is not to be seen here: give --parts a folder that all nodes share"
-                )
+        while True:
+            try:
+                return score_parts.read(path)[1]
+            except FileNotFoundError:
+                if time.monotonic() > deadline:
+                    raise StoreError(
+                        f"{path}, written by a Ray worker, is not to be seen here: give --parts a folder that all nodes share"
+                    ) from None
+            except OSError as error:
+                raise StoreError(f"{path}, written by a Ray worker, cannot be read here: {error.strerror}") from None
             time.sleep(0.1)
-        return score_parts.read(path)[1]
 
     def _replace(self, hand: Hand, error: Exception) -> None:
         self._stillborn = 0 if hand.ready else self._stillborn + 1

@@ -17,7 +17,7 @@ import ray
 
 from tropescan import persistence
 from tropescan.embedding import require_encoder
-from tropescan.errors import InputError
+from tropescan.errors import InputError, printable
 from tropescan.persistence import Model
 from tropescan.runners import score_parts
 from tropescan.runners.folder import Folder
@@ -75,9 +75,10 @@ def run(
                     drive(state, crew)
     finally:
         if store:
-            with contextlib.suppress(OSError):  # parts that wait for the next run lie there, or what is not ours
-                folder.sweep({score_parts.origin(state.model, f.path) for f in files})
-                folder.path.rmdir()
+            folder.sweep({score_parts.origin(state.model, f.path) for f in files})
+            if folder.made:
+                with contextlib.suppress(OSError):  # parts that wait for the next run lie there, or what is not ours
+                    folder.path.rmdir()
     return state.ended()
 
 
@@ -95,8 +96,11 @@ class _Committer:
     def known(self, model: str) -> dict[str, dict[str, Any]]:
         """Commits what an interrupted run left, and tells what the store knows then."""
         mine = {score_parts.origin(model, p) for p in self._paths}
-        ingest(self._folder.path, self._store, self._note, only=mine)
-        self._folder.clear(mine)
+        if left := self._folder.parts(mine):
+            told = ingest(self._folder.path, self._store, self._note, only=mine)
+            # what another run adds meanwhile is its own to fetch
+            self._folder.clear(n for n in left if printable(str(self._folder.path / n)) not in told.unreadable)
+            self._folder.made = True  # by a run that was killed
         return self._store.known(model)
 
     def commit(self, parts: list[Scored], entries: list[Entry] | None = None) -> None:
