@@ -27,7 +27,7 @@ import pytest
 
 from tests.conftest import EVIL, PLAIN, SAMPLE, contents, latin_1_column, python, sample_documents, write_shard
 from tropescan import shards
-from tropescan.runners import schedule
+from tropescan.runners import driving
 from tropescan.runners.local.run import run
 from tropescan.schema import text_bytes, texts
 from tropescan.shards import find
@@ -685,7 +685,7 @@ def test_what_has_arrived_at_an_interrupt_is_stored(tmp_path: Path, monkeypatch:
             if done_shards >= 5:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(schedule, "_pause", lambda took, lasted: 600.0)  # after the first, no commit is due
+    monkeypatch.setattr(driving, "_pause", lambda took, lasted: 600.0)  # after the first, no commit is due
     store = Store(tmp_path / "x.duckdb")
     with pytest.raises(KeyboardInterrupt):
         run(find([tmp_path]), store, Impatient(), depth="fast", workers=2)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from tropescan import persistence
 from tropescan.embedding import require_encoder
+from tropescan.runners.driving import drive
 from tropescan.runners.local.pool import Pool
-from tropescan.runners.schedule import Sink, Summary, Watcher, at_most, drive, schedule
+from tropescan.runners.schedule import Sink, Summary, Watcher, at_most, schedule
 from tropescan.shards import Columns, File
 
 

@@ -20,10 +20,11 @@ from tropescan.embedding import require_encoder
 from tropescan.errors import InputError, printable
 from tropescan.persistence import Model
 from tropescan.runners import score_parts
+from tropescan.runners.driving import drive
 from tropescan.runners.folder import Folder
 from tropescan.runners.ingest import ingest
 from tropescan.runners.ray.crew import Crew
-from tropescan.runners.schedule import Scored, Sink, Summary, Watcher, at_most, drive, schedule
+from tropescan.runners.schedule import Scored, Sink, Summary, Watcher, at_most, schedule
 from tropescan.shards import Columns, File
 from tropescan.store import Entry, Store
 
