@@ -22,7 +22,7 @@ demo: $(STAMP)
 	$(BIN)/tropescan passages --db reports/sample.duckdb --top 3
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -323,12 +323,11 @@ def in_sample(now: list[dict[str, Any]], labels: dict[Pointer, dict[str, Any]], 
     """How many of the drawn passages the shipped model was fitted on, and what models that saw no passage of their source make of those."""
     model = persistence.load("evil-ai")
     held, sources = persistence.out_of_source(model), set(model.config["training_sources"])
-    place = {digest: i for i, digest in enumerate(held.digest)}
     right = [labels[at(d)]["intensity"] >= 3 for d in now]
-    listed = [place.get(d["sha256"][:12], -1) for d in now]
-    fitted = [i for i, k in enumerate(listed) if k >= 0]
-    others = [i for i, k in enumerate(listed) if k < 0]
-    still = [i for i in fitted if held.full[listed[i]] >= threshold]
+    listed = [held.place("", d["text"]) for d in now]
+    fitted = [i for i, k in enumerate(listed) if k is not None]
+    others = [i for i, k in enumerate(listed) if k is None]
+    still = [i for i, k in enumerate(listed) if k is not None and held.full[k] >= threshold]
     of_trained = sum(source_key(d["source"]) in sources for d in now)
     return [
         "",

@@ -24,12 +24,6 @@ EVIL = (
 PLAIN = "We planted the beans in May and had the first of them in July, with butter and a little salt."
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first: one begun last would keep a single processor at work."""
-    first = ["test_training.py", "test_resume.py", "test_selection.py", "test_tuning.py", "test_backends.py"]
-    items.sort(key=lambda item: first.index(item.path.name) if item.path.name in first else len(first))
-
-
 @pytest.fixture(scope="session")
 def tropescan() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs the command line in a process of its own."""

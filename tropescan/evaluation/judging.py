@@ -10,7 +10,7 @@ import pyarrow as pa
 from tropescan import corpus
 from tropescan.corpus import Passage
 from tropescan.detector import LEVELS, OUTPUTS
-from tropescan.persistence import Model, out_of_source, text_key
+from tropescan.persistence import Model, out_of_source
 from tropescan.scanner import Scanner
 from tropescan.schema import FACETS, FRAMES, Floats
 
@@ -41,15 +41,12 @@ def judge(model: Model, passages: list[Passage], depth: str) -> Judged:
     (A scan cuts a text of more than some 1,500 bytes, and its strongest part may score otherwise.) Raises ModelError, DamagedModel.
     """
     held = out_of_source(model)
-    by_text = {digest: row for row, digest in enumerate(held.digest)}
     given = {"fast": held.fast, "full": held.full}
     given["lean"] = np.where(held.fast >= model.fast_floor("lean"), held.full, 0.0)
     score, outputs = np.zeros(len(passages)), np.zeros((len(passages), len(OUTPUTS)))
     rest = []
     for i, p in enumerate(passages):
-        digest, at = text_key(p.text), held.row.get(p.id)
-        if at is None or held.digest[at] != digest:
-            at = by_text.get(digest)
+        at = held.place(p.id, p.text)
         if at is None:
             rest.append(i)
             continue
@@ -59,8 +56,10 @@ def judge(model: Model, passages: list[Passage], depth: str) -> Judged:
     if rest:
         scanner = Scanner(model.folder, depth=depth, audit=0.0)
         score[rest], outputs[rest] = scan(scanner, [passages[i] for i in rest])
-    told = model.config.get("training_sources")
-    known = None if told is None else sum(corpus.source_key(passages[i].source) in set(told) for i in rest)
+    known = None
+    if (told := model.config.get("training_sources")) is not None:
+        seen = set(told)
+        known = sum(corpus.source_key(passages[i].source) in seen for i in rest)
     return Judged(score, outputs, len(passages) - len(rest), known)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import orjson
@@ -30,6 +31,15 @@ class OutOfSource:
     full: Floats
     outputs: Floats
     fast_outputs: Floats
+
+    def place(self, id: str, text: str) -> int | None:
+        """The row of a passage: that of its id where the text is the same, else that of its text under another id; None where it is not listed."""
+        key, at = text_key(text), self.row.get(id)
+        return at if at is not None and self.digest[at] == key else self._by_text.get(key)
+
+    @cached_property
+    def _by_text(self) -> dict[str, int]:
+        return {digest: at for at, digest in enumerate(self.digest)}
 
 
 def text_key(text: str) -> str:
