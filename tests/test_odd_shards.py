@@ -23,6 +23,7 @@ from tropescan.parts import scan_unit
 from tropescan.runners.orders import planned
 from tropescan.scanner import Scanner
 from tropescan.schema import text_bytes, texts
+from tropescan.selection import lines as selection_lines
 from tropescan.shards import Columns, File
 from tropescan.store import Entry, Store
 
@@ -208,6 +209,7 @@ def test_gzip_may_be_padded_with_zeros(tmp_path: Path) -> None:
     file = only(tmp_path / "a.jsonl.gz")
     assert sum(len(b.text) for b in read(file)) == 20_000
     assert shards.rows(file, Columns(), {19_999}) == {19_999: f"19999 {PLAIN}"}
+    assert list(selection_lines.lines(file)) == [line + b"\n" for line in lines]  # `filter` reads what `scan` reads
 
 
 def test_of_damaged_gzip_all_that_is_whole_is_read(tmp_path: Path) -> None:

@@ -11,12 +11,8 @@ import pyarrow as pa
 
 from tropescan.errors import DamagedShard, ShardError
 from tropescan.selection.changes import REASONS, Change, Counts, check_ids, expected_ids, reason_names
-from tropescan.shards import Columns, File
-from tropescan.shards.files import open_file
+from tropescan.shards import Columns, File, unpacking
 from tropescan.shards.lines import as_text, dumps, loads
-
-_BLOCK = 1 << 20
-_CODECS = {"jsonl.gz": "gzip", "jsonl.zst": "zstd"}
 
 
 def rewrite(file: File, columns: Columns, change: Change, out: Path, aside: Path, pool: Path) -> Counts:
@@ -83,31 +79,28 @@ def _decided(
 
 
 def lines(file: File) -> Iterator[bytes]:
-    """The lines as they are, with their ends, in the order in which the scanner numbers them. Raises DamagedShard."""
-    codec = _CODECS.get(file.format)
+    """The lines as they are, with their ends, in the order in which the scanner numbers them. Raises ShardError."""
+    rest: list[bytes] = []
     try:
-        with open_file(file.path) as raw:
-            stream: Any = pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), codec) if codec else raw
-            rest: list[bytes] = []
-            while block := stream.read(_BLOCK):
-                *whole, last = block.split(b"\n")
-                for piece in whole:
-                    yield b"".join([*rest, piece, b"\n"])
-                    rest = []
-                rest.append(last)
-            if any(rest):
-                yield b"".join(rest)
-    except (pa.ArrowException, OSError, EOFError) as error:
+        for block in unpacking.blocks(file):
+            *whole, last = block.split(b"\n")
+            for piece in whole:
+                yield b"".join([*rest, piece, b"\n"])
+                rest = []
+            rest.append(last)
+        if any(rest):
+            yield b"".join(rest)
+    except MemoryError:  # Arrow's is an ArrowException as well
+        raise
+    except unpacking.FAULTS as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        raise DamagedShard(
-            f"{file.path} is truncated or damaged ({str(error).splitlines()[0][:200]}): fetch it again"
-        ) from None
+        raise unpacking.damaged(file, error) from None
 
 
 @contextlib.contextmanager
 def _writer(path: Path, file: File) -> Iterator[IO[bytes]]:
-    codec = _CODECS.get(file.format)
+    codec = unpacking.CODECS.get(file.format)
     with open(path, "wb") as raw:
         if not codec:
             yield raw

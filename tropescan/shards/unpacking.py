@@ -13,7 +13,9 @@ from tropescan.errors import DamagedShard, NotAShard, ShardError, UnreadableShar
 from tropescan.shards.files import File, filesystem, is_local, open_file
 
 _BLOCK = 1 << 20
-_CODECS = {"jsonl.gz": "gzip", "jsonl.zst": "zstd"}
+CODECS = {"jsonl.gz": "gzip", "jsonl.zst": "zstd"}
+FAULTS = (pa.ArrowException, OSError, EOFError, zlib.error)
+"""What reading a damaged shard raises."""
 _MAGIC = {  # how a file begins, what it is, and its name's ending
     b"\x1f\x8b": ("gzip", ".jsonl.gz"),
     b"\x28\xb5\x2f\xfd": ("zstd", ".jsonl.zst"),
@@ -25,7 +27,7 @@ def lines(file: File, damage: list[ShardError]) -> Iterator[bytes]:
     """The lines, to the shard's end or to where it is damaged; what is wrong there comes to `damage`. Raises UnreadableShard, NotAShard."""
     rest: list[bytes] = []
     try:
-        for block in _blocks(file):
+        for block in blocks(file):
             first, *others = block.split(b"\n")
             rest.append(first)
             if others:
@@ -35,15 +37,16 @@ def lines(file: File, damage: list[ShardError]) -> Iterator[bytes]:
                 yield from others
     except MemoryError:  # Arrow's is an ArrowException as well
         raise
-    except (pa.ArrowException, OSError, EOFError, zlib.error) as error:
-        damage.append(_damaged(file, error))
+    except FAULTS as error:
+        damage.append(damaged(file, error))
         return
     if any(rest):
         yield b"".join(rest)
 
 
-def _blocks(file: File) -> Iterator[bytes]:
-    codec, given = _CODECS.get(file.format), 0
+def blocks(file: File) -> Iterator[bytes]:
+    """The shard decompressed, in pieces, to its end or to where it is damaged. Raises FAULTS there, UnreadableShard, NotAShard."""
+    codec, given = CODECS.get(file.format), 0
     try:
         with open_file(file.path) as raw, _decompressed(raw, codec) as stream:
             while block := stream.read(_BLOCK):
@@ -69,7 +72,8 @@ def _decompressed(raw: IO[bytes], codec: str | None) -> Any:
     return pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), codec) if codec else raw
 
 
-def _damaged(file: File, error: Exception) -> ShardError:
+def damaged(file: File, error: Exception) -> ShardError:
+    """What is told of one of FAULTS."""
     reason = str(error).split("\n")[0][:200]
     if "too much memory" in reason:
         return UnreadableShard(
@@ -91,7 +95,7 @@ def require_form(file: File) -> None:
 
 def _require(file: File, begin: bytes) -> None:
     kind, ending = next((told for magic, told in _MAGIC.items() if begin.startswith(magic)), ("", ""))
-    codec = _CODECS.get(file.format)
+    codec = CODECS.get(file.format)
     if kind and kind != codec:
         raise NotAShard(f"{file.path} is a {kind} file, not what its name says: rename it to end in {ending}")
     if codec and begin.startswith(b"{"):
